@@ -1,0 +1,5 @@
+noinst_LIBRARIES += libbase.a
+libbase_a_SOURCES = src/base/span.h src/base/base.h src/base/base.c src/base/queue_id.h src/base/queue_id.c \
+	src/base/log.h src/base/config.h
+libbase_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(CONFUSE_CFLAGS) $(SYSTEMD_CFLAGS)
+BASE_LIBS = libbase.a $(CONFUSE_LIBS) $(SYSTEMD_LIBS) $(EVENT_LIBS)
