@@ -1,0 +1,37 @@
+/* sandbox.h - a worker gives up what it does not need: system calls (seccomp, by libseccomp) and
+ * files (Landlock, by its system calls). Entered once, after the config is read and before threads
+ * are started: both are inherited by threads made later.
+ *
+ * What the kernel does not offer is not an error: the worker runs without it and logs one line.
+ * A forbidden system call fails with EPERM and leaves an audit line; with RELAYD_SANDBOX=kill in
+ * the environment (tests) it ends the process, with RELAYD_SANDBOX=off nothing is entered. */
+#ifndef RELAYD_BASE_SANDBOX_H
+#define RELAYD_BASE_SANDBOX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/base.h"
+
+enum sandbox_profile { SANDBOX_INTAKE, SANDBOX_DELIVERY };
+
+/* What may be reached by name below `path` (a directory or a file; one that does not exist is left
+ * out). NULL ends the list. */
+struct sandbox_path {
+	const char *path;
+	bool may_write; /* create, write, rename, remove, make sockets */
+};
+
+struct sandbox_options {
+	enum sandbox_profile profile;
+	const struct sandbox_path *paths;
+	size_t n_paths;
+};
+
+#define SANDBOX_WHY_MAX 256
+
+/* Enters. Returns true if all of it holds; else false and *why says in words what is missing (for
+ * one log line sandbox.limited). */
+bool sandbox_enter(const struct sandbox_options *options, char why[SANDBOX_WHY_MAX]) MUST_CHECK;
+
+#endif
