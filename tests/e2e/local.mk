@@ -1,0 +1,9 @@
+# relayd between real neighbours. Needs root (Postfix does) and contrib/install-deps check.
+# One file or test: make check-e2e E2E="-k wrong_password"
+EXTRA_DIST += tests/e2e/pytest.ini tests/e2e/conftest.py tests/e2e/tools.py tests/e2e/sink.py \
+	tests/e2e/test_demo_provider.py
+e2e_python = /usr/bin/python3
+check-e2e: all
+	RELAYD_BUILD=$(abs_builddir) PYTHONDONTWRITEBYTECODE=1 $(e2e_python) -m pytest \
+		-c $(srcdir)/tests/e2e/pytest.ini -p no:cacheprovider $(srcdir)/tests/e2e $(E2E)
+.PHONY: check-e2e

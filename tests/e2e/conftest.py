@@ -1,0 +1,55 @@
+"""Fixtures: each test has its own relayd, upstream, ports, directory and log.
+
+The programs under test come from $RELAYD_BUILD (make check-e2e sets it)."""
+
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+from sink import Sink
+from tools import Authority
+
+
+@pytest.fixture(scope="session")
+def scratch():
+    """A directory that every user may enter: relayd and its neighbours do not stay root."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="relayd-e2e."))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def own(scratch, request):
+    """This test's directory."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix=request.node.originalname[:40] + ".", dir=scratch))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="session")
+def authority(scratch):
+    return Authority(scratch / "certificates")
+
+
+@pytest.fixture
+def sink(authority):
+    upstream = Sink(authority)
+    yield upstream
+    upstream.stop()
+
+
+@pytest.fixture
+def make_sink(authority):
+    """make_sink(certificate="expired", auth=False, ...) for tests that want another or several."""
+    made = []
+
+    def make(**options):
+        made.append(Sink(authority, **options))
+        return made[-1]
+
+    yield make
+    for upstream in made:
+        upstream.stop()
