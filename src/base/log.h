@@ -9,6 +9,7 @@
  *
  * Values may hold any byte a peer sent: the logger escapes everything outside printable ASCII and
  * valid UTF-8, and bounds each value (LOG_VALUE_MAX). Secrets are never given to it (I10).
+ * Line and JSON values hold the escaped text, so that all three targets say the same.
  * Logging never blocks and never fails: lines that cannot be written are counted, and the count is
  * reported in a line of its own (log.dropped) when writing works again.
  *
@@ -27,7 +28,7 @@
 enum log_level { LOG_ERROR = 3, LOG_WARNING = 4, LOG_INFO = 6, LOG_DEBUG = 7 };
 enum log_target { LOG_TO_AUTO, LOG_TO_JOURNAL, LOG_TO_STDERR, LOG_TO_JSON };
 
-enum log_field_type { LOG_FIELD_END, LOG_FIELD_SPAN, LOG_FIELD_INT, LOG_FIELD_ID };
+enum log_field_type { LOG_FIELD_END, LOG_FIELD_SPAN, LOG_FIELD_INT, LOG_FIELD_MS, LOG_FIELD_ID };
 
 struct log_field {
 	enum log_field_type type;
@@ -39,8 +40,10 @@ struct log_field {
 
 #define KV_STR(k, s) ((struct log_field){ .type = LOG_FIELD_SPAN, .key = (k), .text = span_of(s) })
 #define KV_SPAN(k, s) ((struct log_field){ .type = LOG_FIELD_SPAN, .key = (k), .text = (s) })
-#define KV_INT(k, n) ((struct log_field){ .type = LOG_FIELD_INT, .key = (k), .number = (n) })
-#define KV_MS(k, n) KV_INT(k "_ms", n)
+#define KV_INT(k, n)                                                                               \
+	((struct log_field){ .type = LOG_FIELD_INT, .key = (k), .number = (int64_t)(n) })
+/* A duration, given in milliseconds, shown in seconds: delay=1.234s, RELAYD_DELAY=1.234 */
+#define KV_MS(k, n) ((struct log_field){ .type = LOG_FIELD_MS, .key = (k), .number = (int64_t)(n) })
 /* A queue ID (base/queue_id.h): printed as users see it. */
 #define KV_ID(k, id)                                                                               \
 	((struct log_field){ .type = LOG_FIELD_ID, .key = (k), .number = (int64_t)(id) })
@@ -49,7 +52,8 @@ struct log_field {
 #define KV_FIX(s) KV_STR("fix", s)
 
 /* Fields with an empty text are left out of the line. */
-#define LOG_FIELDS(...) ((const struct log_field[]){ __VA_ARGS__, { .type = LOG_FIELD_END } })
+#define LOG_FIELDS(...)                                                                            \
+	((const struct log_field[]){ __VA_ARGS__ __VA_OPT__(, ){ .type = LOG_FIELD_END } })
 #define log_error(event, ...) log_event(LOG_ERROR, event, LOG_FIELDS(__VA_ARGS__))
 #define log_warning(event, ...) log_event(LOG_WARNING, event, LOG_FIELDS(__VA_ARGS__))
 #define log_info(event, ...) log_event(LOG_INFO, event, LOG_FIELDS(__VA_ARGS__))
@@ -61,7 +65,9 @@ bool log_is_on(enum log_level level); /* ask before costly debug fields */
 void log_event(enum log_level level, const char *event, const struct log_field *fields);
 
 /* Escapes `in` as log values are escaped, for other places that show peers' bytes to people
- * (relayctl, DSN): writes at most size-1 bytes and a NUL, returns the length written. */
+ * (relayctl, DSN): a control byte, a byte that is not part of valid UTF-8, and the bytes of invisible
+ * or direction-changing characters become \xNN, a backslash is doubled, all else stays. Writes at
+ * most size-1 bytes and a NUL (what does not fit ends in "..."), returns the length written. */
 size_t log_quote(struct span in, char *out, size_t size);
 
 #endif
