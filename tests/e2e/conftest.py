@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 
+from neighbours import Chasquid, Exim, Postfix
 from sink import Sink
 from tools import Authority
 
@@ -53,3 +54,19 @@ def make_sink(authority):
     yield make
     for upstream in made:
         upstream.stop()
+
+
+@pytest.fixture(scope="session")
+def neighbour(scratch, authority):
+    """neighbour("postfix"): started once for all tests of the run; its messages are told apart by Subject."""
+    running = {}
+
+    def get(name):
+        if name not in running:
+            kind = {"postfix": Postfix, "exim": Exim, "chasquid": Chasquid}[name]
+            running[name] = kind(scratch / name, authority)
+        return running[name]
+
+    yield get
+    for peer in running.values():
+        peer.stop()
