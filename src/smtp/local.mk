@@ -1,0 +1,5 @@
+noinst_LIBRARIES += libsmtp.a
+libsmtp_a_SOURCES = src/smtp/buffer.h src/smtp/buffer.c src/smtp/envelope.h src/smtp/reply.h \
+	src/smtp/capability.h src/smtp/client.h src/smtp/dsn_message.h
+libsmtp_a_CFLAGS = $(AM_CFLAGS)
+SMTP_LIBS = libsmtp.a

@@ -1,0 +1,195 @@
+/* client.h - the SMTP client session as a machine: bytes of replies and envelopes in, bytes and
+ * actions out. No descriptor, no clock, no TLS: delivery/conn.c, the tests and the fuzzer drive it.
+ *
+ *   GREETING ▶ EHLO ▶ (STARTTLS ▶ [caller does TLS] ▶ EHLO) ▶ (AUTH) ▶ IDLE ⇄ transactions ▶ QUIT
+ *
+ * The caller's loop: after anything happened, call smtp_client_next() and do what it says until it
+ * says WAIT (for input) or END. Transactions are sent and their replies taken in order; with
+ * PIPELINING the next envelope leaves with this body, with CHUNKING whole messages leave back to back
+ * within the window. Each reply is matched to one command; an unexpected one ends the session (C2).
+ *
+ * Before TLS (unless tls = none) nothing but EHLO and STARTTLS can leave (I11): before_mail() in
+ * client.c asserts it, and the machine has one path to AUTH and MAIL.
+ *
+ * Verdicts come by the two callbacks, each recipient exactly once, then finished(). */
+#ifndef RELAYD_SMTP_CLIENT_H
+#define RELAYD_SMTP_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/span.h"
+#include "smtp/buffer.h"
+#include "smtp/capability.h"
+#include "smtp/envelope.h"
+#include "smtp/reply.h"
+
+/* Why a session ended. */
+enum smtp_end_kind {
+	SMTP_END_NONE,     /* it has not */
+	SMTP_END_QUIT,     /* we said QUIT: all is well */
+	SMTP_END_IDLE,     /* the upstream closed an idle connection: all is well */
+	SMTP_END_DROPPED,  /* our side dropped it (shutdown) */
+	SMTP_END_DNS,      /* the host name could not be looked up, or has no address */
+	SMTP_END_CONNECT,  /* no address took the connection */
+	SMTP_END_TIMEOUT,  /* no answer in time, or too slow */
+	SMTP_END_LOST,     /* closed or reset in the middle */
+	SMTP_END_REPLY,    /* the upstream refused the session: greeting, EHLO, or 421 anywhere */
+	SMTP_END_PROTOCOL, /* it does not speak SMTP: garbage, replies out of step, injected bytes */
+	SMTP_END_NO_STARTTLS, /* STARTTLS not offered or refused; nothing was sent in clear */
+	SMTP_END_TLS,         /* handshake, certificate, name, pin */
+	SMTP_END_NO_AUTH,     /* AUTH not offered, or not with a mechanism that is allowed */
+	SMTP_END_AUTH,        /* login refused (see reply), or the server's proof was wrong */
+	SMTP_END_NO_SECRET,   /* there is no password or token to log in with */
+	SMTP_END_LOCAL,       /* our own message could not be read: not the upstream's fault */
+};
+
+const char *smtp_end_kind_name(enum smtp_end_kind kind);
+
+/* Cause and remedy for people. */
+struct smtp_trouble {
+	char why[512];
+	char fix[512]; /* "": nothing to change */
+};
+
+void smtp_trouble_why(struct smtp_trouble *trouble, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void smtp_trouble_fix(struct smtp_trouble *trouble, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* A login in progress: delivery/sasl.c makes one, tests make fakes. */
+enum smtp_auth_result { SMTP_AUTH_SEND, SMTP_AUTH_CANCEL };
+
+#define SMTP_AUTH_BYTES_MAX 9000 /* raw bytes of one response: 12288 as base64 (RFC 4954 4) */
+
+struct smtp_auth {
+	/* Picks one of the offered mechanisms and gives its name, e.g. "PLAIN"; NULL: none fits, and
+	 * `trouble` says why. Called once a session, after the last EHLO. */
+	const char *(*choose)(struct smtp_auth *auth, const struct smtp_capabilities *caps,
+	    struct smtp_trouble *trouble, enum smtp_end_kind *kind);
+	bool client_first; /* set by choose(): the mechanism starts with the client's words */
+	/* One step: the decoded challenge in (empty at a client-first start), the raw response out
+	 * (*len <= SMTP_AUTH_BYTES_MAX). CANCEL: say "*", `trouble` says why. */
+	enum smtp_auth_result (*step)(struct smtp_auth *auth, struct span challenge, char *out,
+	    size_t *len, struct smtp_trouble *trouble);
+	/* The upstream said 235. Is everything proven that the mechanism has to prove? */
+	bool (*finish)(struct smtp_auth *auth, struct smtp_trouble *trouble);
+};
+
+struct smtp_client_options {
+	const char *helo;
+	enum config_tls tls;
+	bool pipelining, chunking; /* use when offered */
+	unsigned window;       /* transactions in flight with CHUNKING: 1..SMTP_CLIENT_WINDOW_MAX */
+	unsigned messages_max; /* per connection; 0: no limit */
+	struct smtp_auth *auth; /* borrowed; NULL: do not log in */
+	void *arg;              /* for the callbacks */
+	void (*recipient)(void *arg, void *job, size_t i, const struct upstream_reply *reply,
+	    enum verdict verdict);
+	void (*finished)(void *arg, void *job);
+	void (*trace)(void *arg, char direction, struct span line); /* NULL: none; secrets masked */
+};
+
+#define SMTP_CLIENT_WINDOW_MAX 16
+
+enum smtp_client_action {
+	SMTP_CLIENT_WAIT,  /* nothing to do before more input, or another envelope */
+	SMTP_CLIENT_WRITE, /* send c->out as one flight, then empty it (smtp_client_wrote()) */
+	SMTP_CLIENT_BODY, /* give c->body_len bytes of c->body_job at c->body_offset: smtp_client_body() */
+	SMTP_CLIENT_START_TLS, /* hand shake, then smtp_client_secured(); unread input here is an attack */
+	SMTP_CLIENT_READY, /* has room: smtp_client_add() or nothing */
+	SMTP_CLIENT_END,   /* over: c->end, c->trouble, c->reply; then smtp_client_abandon() */
+};
+
+enum smtp_client_rcpt { SMTP_RCPT_PENDING, SMTP_RCPT_ACCEPTED, SMTP_RCPT_DONE };
+
+/* One message in flight. Steps in order: [RSET] MAIL RCPT... DATA END, or [RSET] MAIL RCPT... BDAT;
+ * `sent` of them have left and `taken` are answered. */
+struct smtp_client_transaction {
+	const struct smtp_envelope *envelope;
+	void *job;
+	size_t sent, taken;
+	size_t accepted;    /* recipients that got 2xx and have no verdict yet */
+	uint64_t body_sent; /* bytes of the message given to out */
+	uint64_t
+	    end_offset; /* of c->out_total just after the final dot or last chunk; 0: not yet */
+	unsigned char *rcpt; /* enum smtp_client_rcpt of each recipient */
+	size_t rcpt_size;
+	bool rset; /* begins with RSET */
+	bool bdat;
+	bool mail_failed;
+	bool body_wanted; /* 354 came, or BDAT left */
+	bool over;        /* nothing more will be sent for it */
+};
+
+struct smtp_client {
+	struct smtp_client_options o;
+	enum smtp_stage
+	    stage;     /* of the session: GREETING .. IDLE, QUIT (transactions have their own) */
+	bool secured;  /* TLS is up and verified */
+	bool awaiting; /* a session-level reply is outstanding */
+	bool helo;     /* EHLO was refused: HELO */
+	bool dirty;    /* the upstream may still hold half a transaction: RSET first */
+	bool offered;  /* READY was said for the room there is */
+	bool quitting;
+	bool closing; /* 421 came: send nothing more, take what still comes */
+	bool reply_begun;
+	bool auth_cancelled;
+	unsigned auth_rounds;
+	unsigned messages; /* taken in all */
+	unsigned served;   /* accepted by the upstream */
+	struct smtp_capabilities caps;
+	struct smtp_reply_parser parser;
+	struct upstream_reply reply; /* the last one, or the one under way */
+	struct smtp_buffer out;
+	uint64_t out_total; /* bytes ever put into out */
+	struct smtp_client_transaction ring[SMTP_CLIENT_WINDOW_MAX];
+	unsigned head, count;
+	void *body_job;
+	uint64_t body_offset;
+	size_t body_len;
+	char line_state; /* of the body: see smtp_client_body() */
+	const char *mechanism;
+	enum smtp_end_kind end;
+	enum smtp_stage end_stage;
+	struct smtp_trouble trouble;
+};
+
+/* `options` is copied. With tls = implicit call smtp_client_secured() before the first input. */
+void smtp_client_init(struct smtp_client *c, const struct smtp_client_options *options);
+void smtp_client_fini(struct smtp_client *c);
+
+enum smtp_client_action smtp_client_next(struct smtp_client *c);
+
+/* Bytes from the upstream, all of them. Verdicts may be called back from here. */
+void smtp_client_input(struct smtp_client *c, struct span in);
+
+void smtp_client_secured(struct smtp_client *c);
+void smtp_client_wrote(struct smtp_client *c); /* out was sent (or copied): it is empty now */
+
+/* Answer to BODY: exactly c->body_len bytes, in CRLF form. What is not (C1) ends with END_LOCAL. */
+void smtp_client_body(struct smtp_client *c, struct span bytes);
+
+/* The session is over for a reason that the caller saw: EOF, a deadline, TLS, a failed read. */
+void smtp_client_fail(
+    struct smtp_client *c, enum smtp_end_kind kind, const struct smtp_trouble *why);
+/* EOF from the upstream: END_QUIT, END_IDLE or END_LOST, as fits. */
+void smtp_client_eof(struct smtp_client *c);
+
+/* After END: the last verdicts. A transaction whose end_offset is at most `flushed` (bytes of out that
+ * may have reached the upstream) is UNKNOWN, others are UNSENT; with END_LOCAL the one whose
+ * body could not be given is LOCAL. */
+void smtp_client_abandon(struct smtp_client *c, uint64_t flushed);
+
+/* How many envelopes smtp_client_add() takes now. */
+unsigned smtp_client_room(const struct smtp_client *c);
+/* Takes an envelope (borrowed until finished()). It must have room. */
+void smtp_client_add(struct smtp_client *c, const struct smtp_envelope *envelope, void *job);
+/* No more envelopes: QUIT when those taken are finished. */
+void smtp_client_quit(struct smtp_client *c);
+
+/* What the session waits for: the stage of the oldest unanswered command, BODY while a body is
+ * going out, IDLE if it waits for us. The caller's deadlines go by it. */
+enum smtp_stage smtp_client_waits_for(const struct smtp_client *c);
+
+#endif
