@@ -4,3 +4,4 @@ libbase_a_SOURCES = src/base/span.h src/base/base.h src/base/base.c src/base/que
 libbase_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(CONFUSE_CFLAGS) $(SYSTEMD_CFLAGS)
 BASE_LIBS = libbase.a $(CONFUSE_LIBS) $(SYSTEMD_LIBS) $(EVENT_LIBS)
 libbase_a_SOURCES += src/base/worker.h src/base/worker.c src/base/loop.h src/base/loop.c src/base/sandbox.h
+libbase_a_SOURCES += src/base/os.h src/base/os.c

@@ -1,0 +1,109 @@
+/* segment.h - the files of the spool directory: their names, numbers, first block, and how one comes
+ * to life. (Records and groups: record.h. Writing: writer.h. Reading: reader.h.)
+ *
+ *   intake-N.seg    messages, written by one intake process     N is even
+ *   delivery-N.seg  messages, written by one delivery process   N is odd
+ *   journal-N.log   outcomes, written by one delivery process   numbers of their own
+ *   prep-N.seg      being prepared, holds nothing yet
+ *   free-N.seg      done with, may be recycled; the two highest N are kept, so that numbers never
+ *                   go back
+ *   large/ID        the body of a large message
+ *   quarantine/     damaged bytes
+ *
+ * N in decimal. A new number is the clock's seconds or the highest number in the directory + 1,
+ * whichever is more (made even or odd). The kind follows from the number: a message's place is
+ * told by {segment number, offset} alone.
+ *
+ * The first block (4096 bytes):
+ *        0      8  "RLYDSEG1" (the digit is the version)
+ *        8      4  kind: 0 intake, 1 delivery, 2 journal
+ *       12      4  number
+ *       16     16  salt
+ *       32      8  created, ms since 1970
+ *       40      4  flags: bit 0 "recycled": bytes after the last group are left from before; without
+ *                  it they are zeros
+ *       44      4  size of the file in bytes / 4096
+ *       48      8  XXH3_64 of bytes 0..47, seed 0
+ *       56         zeros
+ *
+ * Life: prep-N.seg (created or renamed from free-M.seg) gets its first block and its full size,
+ * written and not only allocated; fsync; rename to its name; fsync of the directory. Only then it is used. */
+#ifndef RELAYD_SPOOL_SEGMENT_H
+#define RELAYD_SPOOL_SEGMENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "spool/record.h"
+#include "spool/shared_page.h"
+
+#define SEGMENT_MAGIC "RLYDSEG1"
+#define SEGMENT_NAME_MAX 32
+#define SEGMENT_RECYCLED 1u
+#define SEGMENT_BYTES_LEAST (1u << 20)
+#define SEGMENT_BYTES_MOST (1u << 30)
+
+enum segment_kind { SEGMENT_INTAKE = 0, SEGMENT_DELIVERY = 1, SEGMENT_JOURNAL = 2 };
+
+/* Where a message stands: its ENVELOPE record. Offset 0: nowhere. */
+struct spool_location {
+	uint32_t segment;
+	uint32_t offset;
+};
+
+struct segment_header {
+	enum segment_kind kind;
+	uint32_t number;
+	uint8_t salt[RECORD_SALT_BYTES];
+	uint64_t created_ms;
+	uint32_t flags;
+	uint32_t blocks;
+};
+
+enum segment_name_kind {
+	SEGMENT_NAME_OTHER,
+	SEGMENT_NAME_INTAKE,
+	SEGMENT_NAME_DELIVERY,
+	SEGMENT_NAME_JOURNAL,
+	SEGMENT_NAME_PREP,
+	SEGMENT_NAME_FREE,
+};
+
+static inline enum segment_kind
+segment_kind_of(uint32_t number) /* of a message segment */
+{
+	return number & 1 ? SEGMENT_DELIVERY : SEGMENT_INTAKE;
+}
+
+void segment_name(enum segment_kind kind, uint32_t number, char out[SEGMENT_NAME_MAX]);
+enum segment_name_kind segment_parse_name(const char *name, uint32_t *number);
+
+void segment_put_header(const struct segment_header *h, uint8_t out[RECORD_BLOCK]);
+/* -EBADMSG: not a segment, or damaged; -EPROTONOSUPPORT: a newer version. */
+int segment_get_header(const uint8_t in[RECORD_BLOCK], struct segment_header *h) MUST_CHECK;
+
+/* Makes a new file of `bytes` (rounded up to a block), ready for writing: sized, zeroed or recycled,
+ * durable by name and content. Gives the descriptor (opened for reading and writing). If `page` is
+ * given, a message segment's slot is taken: LIVE with RECORD_BLOCK committed bytes, before its name
+ * appears. On failure nothing is left but perhaps a prep-N.seg, which the next one takes away. */
+int segment_create(int dirfd, enum segment_kind kind, uint64_t bytes, struct shared_page *page,
+    struct segment_header *header, int *fd) MUST_CHECK;
+
+/* Opens an existing one for reading and reads its header. With `distrust` it is fsynced and its
+ * cached pages are dropped first, so that what is read is what the disk holds (F8); a failing fsync
+ * is not the end of reading, *sync_error (may be NULL) tells it. -ENOENT; -EBADMSG: the first block
+ * is damaged (*fd is given nevertheless, -1 in all other failures). */
+int segment_open(int dirfd, enum segment_kind kind, uint32_t number, bool distrust,
+    struct segment_header *header, int *fd, int *sync_error) MUST_CHECK;
+
+/* The spool directory as relayd needs it: makes large/ and quarantine/ (0700) where missing, syncs
+ * the directory, takes away prep-*.seg left by a crash. For the supervisor, while it holds the lock
+ * and no worker runs. */
+int segment_prepare_directory(int dirfd) MUST_CHECK;
+
+/* Numbers of all files of that kind (free and prep have kinds too), ascending. Gives an array
+ * (free()) of *n. */
+int segment_list(int dirfd, enum segment_name_kind kind, uint32_t **numbers, size_t *n) MUST_CHECK;
+
+#endif

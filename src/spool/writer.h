@@ -1,0 +1,123 @@
+/* writer.h - group commit. One writer per process and kind; its thread alone touches its files, so a
+ * disk that hangs stops no event loop. Everything that waits goes out in one write and one fdatasync;
+ * there is no timer.
+ *
+ * A caller prepares an item, submits it, and hears its result in its own thread, from
+ * spool_writer_dispatch():
+ *        0       durable (I1): say 250. location tells where
+ *        -EAGAIN it is not in the spool and never will be (nothing was written, or it was revoked,
+ *                durably): say 451
+ *        -EIO    nobody knows: say nothing, close the connection
+ *        -EMSGSIZE it can never fit in a segment: say 552
+ * -EAGAIN and -EIO mean that the spool has failed, unless spool_writer_is_failed() says that it already
+ * works again.
+ *
+ * After any error of write or sync the file is never written or synced again (I5). The failed group
+ * is revoked in the next file. (A journal's group is written again there instead: an outcome
+ * is a fact, and saying it twice does no harm. So an outcome's result is 0 or -EIO; keep it and submit
+ * it again when spool_writer_is_failed() is false.) When the next file fails as well the writer is
+ * failed: it answers -EAGAIN at once, without touching the disk, and tries a new file by itself after
+ * 1 s, doubling to 60 s. */
+#ifndef RELAYD_SPOOL_WRITER_H
+#define RELAYD_SPOOL_WRITER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/base.h"
+#include "base/os.h"
+#include "base/span.h"
+#include "spool/large.h"
+#include "spool/record.h"
+#include "spool/segment.h"
+#include "spool/shared_page.h"
+
+struct spool_writer;
+
+/* One record of an item. The writer fills header and trailer. */
+struct spool_record {
+	uint8_t type, flags;
+	uint8_t trailer_bytes;
+	uint32_t payload_bytes;
+	const struct iovec *iov; /* borrowed until done() */
+	int n_iov;
+	struct iovec one; /* for a payload in one piece */
+	uint8_t header[RECORD_HEADER_BYTES];
+	uint8_t trailer[RECORD_TRAILER_MAX];
+};
+
+/* Caller's storage, borrowed from submit until done() has been called, which may free it. It may
+ * not be dropped earlier: a session that gives up lets go of its item and leaves it to done(). */
+struct spool_item {
+	struct spool_item *next; /* the writer's */
+	struct spool_record records[2];
+	int n_records;
+	struct large *large; /* taken by submit; NULL: none */
+	void (*done)(struct spool_item *item, void *arg);
+	void *arg;
+	/* set before done(): */
+	int result;
+	struct spool_location location; /* of the first record, if result is 0 */
+};
+
+/* A message. `envelope` is what envelope_encode() gave; body in pieces (n_body 0 with `large`: the
+ * body stands in large/ID; both empty: an empty body). All borrowed until done(); `large` is taken
+ * by submit: it is closed whatever happens, and unlinked unless the result is 0 or -EIO. */
+void spool_item_message(struct spool_item *item, struct span envelope, const struct iovec *body,
+    int n_body, struct large *large);
+/* An outcome. `payload` is what journal_encode() gave, borrowed until done(). */
+void spool_item_outcome(struct spool_item *item, struct span payload);
+
+/* Told in the caller's thread by dispatch, for the log (F12). */
+enum spool_report_kind {
+	SPOOL_REPORT_FAILED, /* a file failed: error, operation, file, offset, items */
+	SPOOL_REPORT_DOWN, /* no file can be written: mail is refused until SPOOL_REPORT_RECOVERED */
+	SPOOL_REPORT_RECOVERED, /* it works again */
+	SPOOL_REPORT_COMPACTED, /* journal: bytes before and after */
+};
+
+struct spool_report {
+	enum spool_report_kind kind;
+	int error;             /* errno, positive */
+	const char *operation; /* "write", "sync", "create", "revoke": a literal */
+	char file[SEGMENT_NAME_MAX];
+	uint64_t offset;
+	unsigned revoked; /* items answered -EAGAIN */
+	unsigned unknown; /* items answered -EIO */
+	uint64_t bytes_before, bytes_after;
+};
+
+struct spool_writer_options {
+	int dirfd; /* the spool directory, borrowed until close */
+	enum segment_kind kind;
+	uint64_t segment_bytes;   /* 0: 16 MiB */
+	struct shared_page *page; /* NULL: publish nothing. Borrowed until close. */
+	int wake_fd; /* eventfd to write after publishing, -1: none. Borrowed until close. */
+	void (*report)(void *arg, const struct spool_report *report); /* NULL: tell nothing */
+	void *report_arg;
+};
+
+/* Makes its first file before it returns, so that a spool that cannot be written is found out at
+ * start: -errno then. Starts the thread (signals blocked in it). */
+int spool_writer_open(
+    const struct spool_writer_options *options, struct spool_writer **out) MUST_CHECK;
+/* Waits for everything submitted, runs its done() callbacks, marks the file clean, ends the thread.
+ * Waits for the disk, however long. NULL is fine. */
+void spool_writer_close(struct spool_writer *w);
+
+int spool_writer_fd(const struct spool_writer *w); /* readable: call dispatch */
+/* Runs done() of what has a result, and reports. Callbacks may submit; they must not close. */
+void spool_writer_dispatch(struct spool_writer *w);
+/* Never blocks and never fails: the item's done() comes from a later dispatch. */
+void spool_writer_submit(struct spool_writer *w, struct spool_item *item);
+
+bool spool_writer_is_failed(const struct spool_writer *w); /* refuse mail: 452 4.3.1, 421 */
+/* How long the oldest submitted item has been waiting; 0: none waits. A hung disk shows here. */
+uint64_t spool_writer_waiting_ms(struct spool_writer *w);
+/* A new queue ID (intake, delivery), never given before in this directory. Any thread. */
+uint64_t spool_writer_next_id(struct spool_writer *w);
+/* Room on the file system, at most a second old. Compare free_bytes with spool.min-free. */
+int spool_writer_room(struct spool_writer *w, struct os_room *out) MUST_CHECK;
+
+#endif
