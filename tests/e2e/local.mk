@@ -1,7 +1,7 @@
 # relayd between real neighbours. Needs root (Postfix does) and contrib/install-deps check.
 # One file or test: make check-e2e E2E="-k wrong_password"
 EXTRA_DIST += tests/e2e/pytest.ini tests/e2e/conftest.py tests/e2e/tools.py tests/e2e/sink.py \
-	tests/e2e/neighbours.py tests/e2e/test_demo_provider.py tests/e2e/test_neighbours.py
+	tests/e2e/relayd.py tests/e2e/neighbours.py tests/e2e/test_demo_provider.py tests/e2e/test_neighbours.py
 e2e_python = /usr/bin/python3
 check-e2e: all
 	RELAYD_BUILD=$(abs_builddir) PYTHONDONTWRITEBYTECODE=1 $(e2e_python) -m pytest \

@@ -1,0 +1,570 @@
+/* load - the benchmark's generator: sends numbered messages over many connections at once.
+ *
+ *   load [-c CONNECTIONS] [-n MESSAGES] [-s BYTES] [-m MESSAGES-PER-CONNECTION] [-r RECIPIENTS]
+ *        [-w step|message|flow] [-t none|starttls|implicit] [-A CA.pem] [-a USER:PASSWORD]
+ *        [-R MESSAGES-PER-SECOND] [-l LEDGER] PORT
+ *
+ * -w: how much is in flight. step: a command at a time; message: an envelope at a time (what most
+ * clients with PIPELINING do); flow: the next envelope goes with this body. -R paces over all
+ * connections. The ledger gets the number of each message that was answered 250, a line each; a
+ * connection that breaks is made again, and its message counts as lost. Ends when every message has
+ * its answer, and prints one JSON object: counts, seconds, and the time from MAIL (with -m 1: from
+ * connecting) to the 250 in milliseconds. */
+#include <arpa/inet.h>
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <netinet/in.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#include <openssl/evp.h>
+
+#include "wire.h"
+
+enum tls { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
+enum way { WAY_STEP, WAY_MESSAGE, WAY_FLOW };
+
+/* What the next reply answers. */
+enum wait { GREETING, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, END, RSET, QUIT };
+
+struct load {
+	struct event_base *base;
+	unsigned connections, recipients, port;
+	uint64_t messages, per_connection, begun, answered, accepted, refused, lost, connects,
+	    resumed;
+	enum tls tls;
+	enum way way;
+	SSL_CTX *context;
+	SSL_SESSION *session;
+	char *login, *filler;
+	size_t filler_bytes;
+	double rate, start, first_250, last_250;
+	float *took_ms;
+	FILE *ledger;
+	unsigned open;
+};
+
+struct client {
+	struct wire wire;
+	struct load *load;
+	struct event *timer;
+	enum wait wait;
+	unsigned rcpt_left;
+	bool is_in_reply, is_refused, is_tls, has_next;
+	uint64_t number, sent; /* this message, messages on this connection */
+	double began, next_began;
+};
+
+static void client_connect(struct client *c);
+
+static double
+now_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void
+say(struct client *c, const char *text)
+{
+	wire_write(&c->wire, text, strlen(text));
+}
+
+static void
+say_envelope(struct client *c)
+{
+	char line[64];
+
+	say(c, "MAIL FROM:<sender@bench.example>\r\n");
+	for (unsigned i = 0; i < c->load->recipients; i++) {
+		snprintf(line, sizeof(line), "RCPT TO:<r%u@bench.example>\r\n", i);
+		say(c, line);
+	}
+	say(c, "DATA\r\n");
+}
+
+static void
+say_body(struct client *c)
+{
+	char head[256];
+	int n = snprintf(head, sizeof(head),
+	    "From: <sender@bench.example>\r\nTo: <r0@bench.example>\r\nSubject: bench %ju\r\n"
+	    "Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <%ju.%d@bench.example>\r\n\r\n",
+	    (uintmax_t)c->number, (uintmax_t)c->number, (int)getpid());
+
+	wire_write(&c->wire, head, (size_t)n);
+	wire_write(&c->wire, c->load->filler, c->load->filler_bytes);
+	say(c, ".\r\n");
+}
+
+/* Is there a message for this connection? The pace says when: *delay_s. */
+static bool
+has_more(struct client *c, double *delay_s)
+{
+	struct load *l = c->load;
+
+	*delay_s = 0;
+	if (l->begun >= l->messages || (l->per_connection && c->sent >= l->per_connection))
+		return false;
+	if (l->rate > 0)
+		*delay_s = l->start + (double)l->begun / l->rate - now_s();
+	return true;
+}
+
+static void
+begin(struct client *c)
+{
+	c->number = c->load->begun++;
+	c->sent++;
+	c->rcpt_left = c->load->recipients;
+	c->is_refused = false;
+	c->wait = MAIL;
+	if (c->load->per_connection != 1)
+		c->began = now_s();
+	if (c->load->way == WAY_STEP)
+		say(c, "MAIL FROM:<sender@bench.example>\r\n");
+	else
+		say_envelope(c);
+}
+
+static void
+next(struct client *c)
+{
+	double delay_s;
+
+	if (!has_more(c, &delay_s)) {
+		c->wait = QUIT;
+		say(c, "QUIT\r\n");
+	} else if (delay_s > 0) {
+		struct timeval wait = { (time_t)delay_s, (suseconds_t)(fmod(delay_s, 1) * 1e6) };
+
+		event_add(c->timer, &wait);
+	} else {
+		begin(c);
+	}
+}
+
+static void
+answered(struct client *c, bool is_accepted)
+{
+	struct load *l = c->load;
+	double now = now_s();
+
+	l->answered++;
+	if (is_accepted) {
+		l->took_ms[l->accepted++] = (float)((now - c->began) * 1000);
+		l->last_250 = now;
+		if (l->ledger)
+			fprintf(l->ledger, "%ju\n", (uintmax_t)c->number);
+	} else {
+		l->refused++;
+	}
+}
+
+/* With the body goes the next envelope, if the way allows it. */
+static void
+send_body(struct client *c)
+{
+	double delay_s;
+
+	say_body(c);
+	c->wait = END;
+	c->has_next = c->load->way == WAY_FLOW && has_more(c, &delay_s) && delay_s <= 0;
+	if (c->has_next) {
+		c->load->begun++;
+		c->sent++;
+		c->next_began = now_s();
+		say_envelope(c);
+	}
+}
+
+static void
+end_of_message(struct client *c, bool is_good)
+{
+	answered(c, is_good);
+	if (!c->has_next) {
+		next(c);
+		return;
+	}
+	c->number = c->load->begun - 1;
+	c->began = c->next_began;
+	c->has_next = c->is_refused = false;
+	c->rcpt_left = c->load->recipients;
+	c->wait = MAIL;
+}
+
+static void
+authenticate(struct client *c)
+{
+	if (c->load->tls == TLS_STARTTLS && !c->is_tls) {
+		c->wait = STARTTLS;
+		say(c, "STARTTLS\r\n");
+	} else if (c->load->login) {
+		c->wait = AUTH;
+		say(c, "AUTH PLAIN ");
+		say(c, c->load->login);
+		say(c, "\r\n");
+	} else {
+		next(c);
+	}
+}
+
+static void
+hello(struct client *c)
+{
+	c->wait = EHLO;
+	say(c, "EHLO bench.example\r\n");
+}
+
+/* One step of the envelope: what comes after a good MAIL or RCPT. */
+static void
+step(struct client *c, const char *command, enum wait wait)
+{
+	if (c->load->way == WAY_STEP)
+		say(c, command);
+	c->wait = wait;
+}
+
+static void
+give_up(struct client *c)
+{
+	answered(c, false);
+	c->wait = RSET;
+	say(c, "RSET\r\n");
+}
+
+static void
+on_reply(struct client *c, int code)
+{
+	bool is_good = code < 400;
+
+	switch (c->wait) {
+	case GREETING:
+		hello(c);
+		break;
+	case EHLO:
+		authenticate(c);
+		break;
+	case STARTTLS:
+		if (!is_good)
+			errx(1, "STARTTLS refused: %d", code);
+		wire_start_tls(&c->wire, c->load->context, false, c->load->session);
+		break;
+	case AUTH:
+		if (!is_good)
+			errx(1, "AUTH refused: %d", code);
+		next(c);
+		break;
+	case MAIL:
+		c->is_refused |= !is_good;
+		if (c->is_refused && c->load->way == WAY_STEP)
+			give_up(c);
+		else
+			step(c, "RCPT TO:<r0@bench.example>\r\n", RCPT);
+		break;
+	case RCPT:
+		c->is_refused |= !is_good;
+		if (--c->rcpt_left > 0)
+			step(c, "RCPT TO:<r1@bench.example>\r\n", RCPT);
+		else
+			step(c, "DATA\r\n", DATA);
+		break;
+	case DATA:
+		if (code == 354)
+			send_body(c);
+		else
+			give_up(c);
+		break;
+	case END:
+		end_of_message(c, is_good);
+		break;
+	case RSET:
+		next(c);
+		break;
+	case QUIT:
+		wire_close(&c->wire);
+		break;
+	}
+}
+
+static void
+on_input(struct wire *w, void *arg)
+{
+	struct client *c = arg;
+	char *line;
+
+	while (!w->is_shaking && (line = wire_line(w))) {
+		if (strlen(line) < 4 || line[3] == '-')
+			continue;
+		if (strncmp(line, "421", 3) == 0)
+			wire_close(w);
+		else
+			on_reply(c, atoi(line));
+	}
+}
+
+static void
+on_connected(struct wire *w, void *arg)
+{
+	struct client *c = arg;
+
+	if (c->load->tls == TLS_IMPLICIT)
+		wire_start_tls(w, c->load->context, false, c->load->session);
+}
+
+static void
+on_shaken(struct wire *w, void *arg)
+{
+	struct client *c = arg;
+
+	c->is_tls = true;
+	c->load->resumed += SSL_session_reused(w->ssl) == 1;
+	if (c->load->tls == TLS_STARTTLS)
+		hello(c);
+}
+
+static void
+on_closed(struct wire *w, void *arg)
+{
+	struct client *c = arg;
+	struct load *l = c->load;
+	bool is_in_message = c->wait >= MAIL && c->wait <= END;
+	struct timeval again = { 0, c->wait == QUIT ? 0 : 20000 };
+
+	(void)w;
+	event_del(c->timer);
+	if (is_in_message) {
+		l->lost += 1 + c->has_next;
+		l->answered += 1 + c->has_next;
+	}
+	c->wait = GREETING;
+	l->open--;
+	if (l->begun < l->messages)
+		event_add(c->timer, &again);
+	else if (l->open == 0)
+		event_base_loopbreak(l->base);
+}
+
+static void
+on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct client *c = arg;
+
+	(void)fd;
+	(void)what;
+	if (c->wire.is_closed) {
+		client_connect(c);
+		return;
+	}
+	next(c);
+	event_active(c->wire.writable, EV_WRITE, 0);
+}
+
+static void
+client_connect(struct client *c)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET,
+		.sin_port = htons((uint16_t)c->load->port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		die("socket");
+	memset(&c->wire, 0, sizeof(c->wire));
+	c->wire.on_input = on_input;
+	c->wire.on_connected = on_connected;
+	c->wire.on_shaken = on_shaken;
+	c->wire.on_closed = on_closed;
+	c->wire.arg = c;
+	c->wait = GREETING;
+	c->is_tls = c->has_next = false;
+	c->sent = 0;
+	c->load->open++;
+	c->load->connects++;
+	c->began = now_s();
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != EINPROGRESS)
+		die("connect");
+	wire_open(&c->wire, c->load->base, fd);
+}
+
+static int
+on_new_session(SSL *ssl, SSL_SESSION *session)
+{
+	struct load *l = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+
+	SSL_SESSION_free(l->session);
+	l->session = session;
+	return 1;
+}
+
+static void
+make_context(struct load *l, const char *ca)
+{
+	l->context = SSL_CTX_new(TLS_client_method());
+	if (!l->context || (ca && SSL_CTX_load_verify_locations(l->context, ca, NULL) != 1))
+		errx(1, "cannot read %s", ca ? ca : "the CA");
+	if (ca)
+		SSL_CTX_set_verify(l->context, SSL_VERIFY_PEER, NULL);
+	SSL_CTX_set_app_data(l->context, l);
+	SSL_CTX_set_session_cache_mode(
+	    l->context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+	SSL_CTX_sess_set_new_cb(l->context, on_new_session);
+}
+
+static char *
+make_login(const char *pair)
+{
+	unsigned char plain[256];
+	size_t length = strlen(pair) + 1;
+	char *login = malloc(512);
+
+	if (!login || length > sizeof(plain) || !strchr(pair, ':'))
+		errx(2, "-a wants USER:PASSWORD");
+	plain[0] = '\0';
+	memcpy(plain + 1, pair, length - 1);
+	plain[1 + strcspn(pair, ":")] = '\0';
+	EVP_EncodeBlock((unsigned char *)login, plain, (int)length);
+	return login;
+}
+
+/* Text lines of 72 octets, so that a message has about `bytes` in all. */
+static void
+make_filler(struct load *l, size_t bytes)
+{
+	l->filler_bytes = bytes > 250 ? bytes - 200 : 50;
+	l->filler = malloc(l->filler_bytes);
+	if (!l->filler)
+		die("malloc");
+	for (size_t i = 0; i < l->filler_bytes; i++)
+		l->filler[i] = i % 72 == 70 ? '\r' : i % 72 == 71 ? '\n' : (char)('a' + i % 23);
+	l->filler[l->filler_bytes - 2] = '\r';
+	l->filler[l->filler_bytes - 1] = '\n';
+	if (l->filler[l->filler_bytes - 3] == '\r')
+		l->filler[l->filler_bytes - 3] = 'x';
+}
+
+static int
+compare(const void *a, const void *b)
+{
+	float x = *(const float *)a, y = *(const float *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void
+report(struct load *l)
+{
+	double seconds = l->last_250 - l->start;
+	size_t n = l->accepted;
+
+	qsort(l->took_ms, n, sizeof(*l->took_ms), compare);
+	printf("{\"accepted\": %ju, \"refused\": %ju, \"lost\": %ju, \"connections\": %ju, "
+	       "\"resumed\": %ju, "
+	       "\"start\": %.6f, \"seconds\": %.6f, \"per_second\": %.1f, \"p50_ms\": %.3f, "
+	       "\"p99_ms\": %.3f}\n",
+	    (uintmax_t)n, (uintmax_t)l->refused, (uintmax_t)l->lost, (uintmax_t)l->connects,
+	    (uintmax_t)l->resumed, l->start, n ? seconds : 0, n ? (double)n / seconds : 0,
+	    n ? (double)l->took_ms[n / 2] : 0,
+	    n ? (double)l->took_ms[(size_t)((double)n * 0.99)] : 0);
+}
+
+static int
+named(const char *const *names, const char *name)
+{
+	for (int i = 0; names[i]; i++)
+		if (strcmp(names[i], name) == 0)
+			return i;
+	errx(2, "what is '%s'?", name);
+}
+
+static void
+parse(struct load *l, int argc, char **argv)
+{
+	static const char *const ways[] = { "step", "message", "flow", NULL };
+	static const char *const kinds[] = { "none", "starttls", "implicit", NULL };
+	const char *ca = NULL, *ledger = NULL;
+	size_t bytes = 4096;
+	int option;
+
+	while ((option = getopt(argc, argv, "c:n:s:m:r:w:t:A:a:R:l:")) != -1) {
+		switch (option) {
+		case 'c':
+			l->connections = (unsigned)strtoul(optarg, NULL, 10);
+			break;
+		case 'n':
+			l->messages = strtoul(optarg, NULL, 10);
+			break;
+		case 's':
+			bytes = strtoul(optarg, NULL, 10);
+			break;
+		case 'm':
+			l->per_connection = strtoul(optarg, NULL, 10);
+			break;
+		case 'r':
+			l->recipients = (unsigned)strtoul(optarg, NULL, 10);
+			break;
+		case 'w':
+			l->way = (enum way)named(ways, optarg);
+			break;
+		case 't':
+			l->tls = (enum tls)named(kinds, optarg);
+			break;
+		case 'A':
+			ca = optarg;
+			break;
+		case 'a':
+			l->login = make_login(optarg);
+			break;
+		case 'R':
+			l->rate = strtod(optarg, NULL);
+			break;
+		case 'l':
+			ledger = optarg;
+			break;
+		default:
+			exit(2);
+		}
+	}
+	if (optind + 1 != argc)
+		errx(2, "which port?");
+	l->port = (unsigned)strtoul(argv[optind], NULL, 10);
+	if (l->tls != TLS_NONE)
+		make_context(l, ca);
+	make_filler(l, bytes);
+	if (ledger && !(l->ledger = fopen(ledger, "a")))
+		die(ledger);
+	if (l->ledger)
+		setvbuf(l->ledger, NULL, _IOLBF, 0);
+}
+
+int
+main(int argc, char **argv)
+{
+	struct load l = {
+		.connections = 20, .messages = 1000, .recipients = 1, .way = WAY_MESSAGE
+	};
+
+	parse(&l, argc, argv);
+	l.base = event_base_new();
+	l.took_ms = calloc(l.messages + 1, sizeof(*l.took_ms));
+	struct client *clients = calloc(l.connections, sizeof(*clients));
+	if (!l.took_ms || !clients)
+		die("calloc");
+	l.start = now_s();
+	for (unsigned i = 0; i < l.connections; i++) {
+		clients[i].load = &l;
+		clients[i].timer = event_new(l.base, -1, 0, on_timer, &clients[i]);
+		client_connect(&clients[i]);
+	}
+	event_base_dispatch(l.base);
+	report(&l);
+	return l.accepted == l.messages ? 0 : 1;
+}

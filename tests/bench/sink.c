@@ -1,0 +1,388 @@
+/* sink - the benchmark's upstream: takes mail as fast as it comes and counts it.
+ *
+ *   sink [-t none|starttls|implicit] [-k CERTIFICATE-AND-KEY.pem] [-a USER:PASSWORD] [-p PORT]
+ *
+ * Prints "port N" once it listens. Each line on its standard input is answered on its standard output
+ * with one JSON object: what has arrived since the start, and when the last did (CLOCK_MONOTONIC);
+ * it ends when the input does. With TLS and a login it insists on both. */
+#include <err.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <arpa/inet.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#include <event2/listener.h>
+#include <event2/util.h>
+#include <openssl/evp.h>
+
+#include "wire.h"
+
+enum tls { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
+
+struct sink {
+	struct event_base *base;
+	enum tls tls;
+	SSL_CTX *context;
+	char *login; /* what AUTH PLAIN must say, in base64; NULL: no login */
+	uint64_t messages, recipients, bytes, connections, handshakes, resumed;
+	double last;
+};
+
+struct session {
+	struct wire wire;
+	struct sink *sink;
+	bool is_in, has_sender, in_data, is_last;
+	unsigned recipients;
+	size_t chunk;   /* bytes of BDAT to come */
+	unsigned match; /* how much of CR LF . CR LF the data ends with so far */
+};
+
+static double
+now_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void
+say(struct session *s, const char *text)
+{
+	wire_write(&s->wire, text, strlen(text));
+}
+
+static void
+message_done(struct session *s)
+{
+	s->sink->messages++;
+	s->sink->recipients += s->recipients;
+	s->sink->last = now_s();
+	s->has_sender = false;
+	s->recipients = 0;
+	say(s, "250 2.0.0 Ok\r\n");
+}
+
+/* Gives how many bytes belong to the data; *is_end: the last of them are CR LF . CR LF. */
+static size_t
+data_span(struct session *s, const char *data, size_t length, bool *is_end)
+{
+	static const char end[] = "\r\n.\r\n";
+	size_t i = 0;
+
+	while (i < length) {
+		if (s->match == 0) {
+			const char *cr = memchr(data + i, '\r', length - i);
+
+			if (!cr)
+				return length;
+			i = (size_t)(cr - data);
+		}
+		if (data[i] == end[s->match])
+			s->match++;
+		else
+			s->match = data[i] == '\r';
+		i++;
+		if (s->match == 5) {
+			*is_end = true;
+			return i;
+		}
+	}
+	return length;
+}
+
+/* Takes content bytes; true if there may be more to do. */
+static bool
+take_content(struct session *s)
+{
+	size_t length = wire_available(&s->wire);
+	bool is_end = false;
+
+	if (length == 0)
+		return false;
+	if (s->in_data) {
+		length = data_span(s, wire_input(&s->wire), length, &is_end);
+		s->in_data = !is_end;
+	} else {
+		if (length > s->chunk)
+			length = s->chunk;
+		s->chunk -= length;
+		is_end = s->chunk == 0 && s->is_last;
+		if (s->chunk == 0 && !s->is_last)
+			say(s, "250 2.0.0 Go on\r\n");
+	}
+	wire_drop(&s->wire, length);
+	s->sink->bytes += length;
+	if (is_end)
+		message_done(s);
+	return true;
+}
+
+static void
+do_ehlo(struct session *s)
+{
+	bool is_clear = s->sink->tls != TLS_NONE && !s->wire.ssl;
+
+	say(s,
+	    "250-sink\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n"
+	    "250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n");
+	if (!getenv("SINK_NO_CHUNKING"))
+		say(s, "250-CHUNKING\r\n");
+	if (is_clear)
+		say(s, "250-STARTTLS\r\n");
+	else if (s->sink->login)
+		say(s, "250-AUTH PLAIN LOGIN\r\n");
+	say(s, "250 HELP\r\n");
+}
+
+static void
+do_auth(struct session *s, const char *argument)
+{
+	const char *initial = strchr(argument, ' ');
+
+	s->is_in = s->sink->login && initial && strncasecmp(argument, "PLAIN ", 6) == 0 &&
+	           strcmp(initial + 1, s->sink->login) == 0;
+	say(s, s->is_in ? "235 2.7.0 Ok\r\n" : "535 5.7.8 No\r\n");
+}
+
+static bool
+may_send(struct session *s)
+{
+	if (s->sink->tls != TLS_NONE && !s->wire.ssl)
+		say(s, "530 5.7.0 STARTTLS first\r\n");
+	else if (s->sink->login && !s->is_in)
+		say(s, "530 5.7.0 AUTH first\r\n");
+	else
+		return true;
+	return false;
+}
+
+static void
+do_bdat(struct session *s, char *argument)
+{
+	s->chunk = strtoul(argument, &argument, 10);
+	s->is_last = strcasecmp(argument, " LAST") == 0;
+	if (s->chunk > 0)
+		return;
+	if (s->is_last)
+		message_done(s);
+	else
+		say(s, "250 2.0.0 Go on\r\n");
+}
+
+static void
+command(struct session *s, char *line)
+{
+	if (strncasecmp(line, "MAIL", 4) == 0) {
+		if (may_send(s)) {
+			s->has_sender = true;
+			say(s, "250 2.1.0 Ok\r\n");
+		}
+	} else if (strncasecmp(line, "RCPT", 4) == 0) {
+		s->recipients += s->has_sender;
+		say(s, s->has_sender ? "250 2.1.5 Ok\r\n" : "503 5.5.1 MAIL first\r\n");
+	} else if (strcasecmp(line, "DATA") == 0) {
+		s->in_data = s->recipients > 0;
+		s->match = 2; /* the command ended a line */
+		say(s, s->in_data ? "354 Go\r\n" : "554 5.5.1 No recipients\r\n");
+	} else if (strncasecmp(line, "BDAT ", 5) == 0) {
+		do_bdat(s, line + 5);
+	} else if (strncasecmp(line, "EHLO", 4) == 0 || strncasecmp(line, "HELO", 4) == 0) {
+		do_ehlo(s);
+	} else if (strncasecmp(line, "AUTH ", 5) == 0) {
+		do_auth(s, line + 5);
+	} else if (strcasecmp(line, "STARTTLS") == 0 && s->sink->tls == TLS_STARTTLS &&
+	           !s->wire.ssl) {
+		say(s, "220 2.0.0 Go\r\n");
+		wire_start_tls(&s->wire, s->sink->context, true, NULL);
+	} else if (strcasecmp(line, "QUIT") == 0) {
+		say(s, "221 2.0.0 Bye\r\n");
+		wire_close(&s->wire);
+	} else if (strcasecmp(line, "RSET") == 0 || strcasecmp(line, "NOOP") == 0) {
+		s->has_sender = s->has_sender && strcasecmp(line, "NOOP") == 0;
+		s->recipients = s->has_sender ? s->recipients : 0;
+		say(s, "250 2.0.0 Ok\r\n");
+	} else {
+		say(s, "502 5.5.1 Not here\r\n");
+	}
+}
+
+static void
+on_input(struct wire *w, void *arg)
+{
+	struct session *s = arg;
+	char *line;
+
+	for (;;) {
+		if (s->in_data || s->chunk > 0) {
+			if (!take_content(s))
+				return;
+		} else if ((line = wire_line(w))) {
+			command(s, line);
+		} else {
+			return;
+		}
+	}
+}
+
+static void
+on_shaken(struct wire *w, void *arg)
+{
+	struct session *s = arg;
+
+	s->sink->handshakes++;
+	s->sink->resumed += SSL_session_reused(w->ssl) == 1;
+	if (s->sink->tls == TLS_IMPLICIT)
+		say(s, "220 sink ESMTP\r\n");
+}
+
+static void
+on_closed(struct wire *w, void *arg)
+{
+	(void)w;
+	free(arg);
+}
+
+static void
+on_accepted(
+    struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *sa, int length, void *arg)
+{
+	struct sink *sink = arg;
+	struct session *s = calloc(1, sizeof(*s));
+
+	(void)listener;
+	(void)sa;
+	(void)length;
+	if (!s)
+		die("calloc");
+	sink->connections++;
+	s->sink = sink;
+	s->wire.on_input = on_input;
+	s->wire.on_shaken = on_shaken;
+	s->wire.on_closed = on_closed;
+	s->wire.arg = s;
+	wire_open(&s->wire, sink->base, fd);
+	if (sink->tls == TLS_IMPLICIT)
+		wire_start_tls(&s->wire, sink->context, true, NULL);
+	else
+		say(s, "220 sink ESMTP\r\n");
+}
+
+static void
+on_question(evutil_socket_t fd, short what, void *arg)
+{
+	struct sink *sink = arg;
+	char line[64];
+	ssize_t n = read(fd, line, sizeof(line));
+
+	(void)what;
+	if (n <= 0) {
+		event_base_loopbreak(sink->base);
+		return;
+	}
+	printf("{\"messages\": %ju, \"recipients\": %ju, \"bytes\": %ju, \"connections\": %ju, "
+	       "\"handshakes\": %ju, \"resumed\": %ju, \"last\": %.6f}\n",
+	    (uintmax_t)sink->messages, (uintmax_t)sink->recipients, (uintmax_t)sink->bytes,
+	    (uintmax_t)sink->connections, (uintmax_t)sink->handshakes, (uintmax_t)sink->resumed,
+	    sink->last);
+	fflush(stdout);
+}
+
+static SSL_CTX *
+make_context(const char *pem)
+{
+	SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+
+	if (!pem || !context || SSL_CTX_use_certificate_chain_file(context, pem) != 1 ||
+	    SSL_CTX_use_PrivateKey_file(context, pem, SSL_FILETYPE_PEM) != 1)
+		errx(1, "cannot read certificate and key from %s", pem ? pem : "-k FILE");
+	SSL_CTX_set_session_id_context(context, (const unsigned char *)"sink", 4);
+	return context;
+}
+
+/* USER:PASSWORD → base64 of NUL USER NUL PASSWORD */
+static char *
+make_login(const char *pair)
+{
+	unsigned char plain[256];
+	size_t length = strlen(pair) + 1;
+	char *login = malloc(512);
+
+	if (!login || length > sizeof(plain) || !strchr(pair, ':'))
+		errx(2, "-a wants USER:PASSWORD");
+	plain[0] = '\0';
+	memcpy(plain + 1, pair, length - 1);
+	plain[1 + strcspn(pair, ":")] = '\0';
+	EVP_EncodeBlock((unsigned char *)login, plain, (int)length);
+	return login;
+}
+
+static void
+listen_on(struct sink *sink, unsigned port)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET,
+		.sin_port = htons((uint16_t)port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof(sa);
+	struct evconnlistener *listener = evconnlistener_new_bind(sink->base, on_accepted, sink,
+	    LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_FREE, 4096, (struct sockaddr *)&sa, sizeof(sa));
+
+	if (!listener)
+		die("listen");
+	getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&sa, &length);
+	printf("port %u\n", ntohs(sa.sin_port));
+	fflush(stdout);
+}
+
+static enum tls
+tls_named(const char *name)
+{
+	static const char *const names[] = { "none", "starttls", "implicit" };
+
+	for (size_t i = 0; i < 3; i++)
+		if (strcmp(names[i], name) == 0)
+			return (enum tls)i;
+	errx(2, "-t wants none, starttls or implicit");
+}
+
+int
+main(int argc, char **argv)
+{
+	struct sink sink = { .tls = TLS_NONE };
+	const char *pem = NULL;
+	unsigned port = 0;
+	int option;
+
+	while ((option = getopt(argc, argv, "t:k:a:p:")) != -1) {
+		switch (option) {
+		case 't':
+			sink.tls = tls_named(optarg);
+			break;
+		case 'k':
+			pem = optarg;
+			break;
+		case 'a':
+			sink.login = make_login(optarg);
+			break;
+		case 'p':
+			port = (unsigned)strtoul(optarg, NULL, 10);
+			break;
+		default:
+			return 2;
+		}
+	}
+	sink.base = event_base_new();
+	if (sink.tls != TLS_NONE)
+		sink.context = make_context(pem);
+	listen_on(&sink, port);
+	struct event *question = event_new(sink.base, 0, EV_READ | EV_PERSIST, on_question, &sink);
+	event_add(question, NULL);
+	event_base_dispatch(sink.base);
+	return 0;
+}
