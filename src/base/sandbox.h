@@ -1,6 +1,7 @@
 /* sandbox.h - a worker gives up what it does not need: system calls (seccomp, by libseccomp) and
  * files (Landlock, by its system calls). Entered once, after the config is read and before threads
- * are started: both are inherited by threads made later.
+ * are started: both are inherited by threads made later. Nothing may be made executable afterwards,
+ * so what dlopen() brings (NSS, OpenSSL's providers, iconv) has to be warm before.
  *
  * What the kernel does not offer is not an error: the worker runs without it and logs one line.
  * A forbidden system call fails with EPERM and leaves an audit line; with RELAYD_SANDBOX=kill in
