@@ -39,6 +39,8 @@ struct config_listen {
 	struct sockaddr_storage sa;
 	socklen_t sa_len;
 	enum config_listen_auth auth;
+	bool
+	    optional; /* go on without it where it cannot be opened, as for the default listeners */
 	unsigned line; /* where it stands in the file; 0: a default */
 };
 
@@ -60,6 +62,7 @@ struct config_upstream {
 	unsigned
 	    line; /* where its block stands in the file, for messages that say what to change */
 	const char *preset; /* NULL: none. What it gives is already in the fields below. */
+	const char *region; /* NULL: none. The preset made the host of it. */
 	const char *host;
 	unsigned port;
 	enum config_tls tls;
@@ -68,7 +71,9 @@ struct config_upstream {
 	const char *tls_fingerprint; /* NULL or "sha256:<64 hex digits>" of the certificate */
 	const char *tls_cert, *tls_key;
 	enum config_auth auth;
-	const char *username;
+	const char *username; /* NULL: none */
+	bool
+	    username_is_password; /* the provider wants the token as the user name too (postmark) */
 	const char *password_file, *password_credential,
 	    *password_command;        /* at most one not NULL */
 	uint64_t password_refresh_ms; /* how often password-command runs again */

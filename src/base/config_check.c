@@ -1,0 +1,405 @@
+/* config_check.c - config_check_system(): what the machine has to say about a configuration, looked
+ * at as the service would see it. Looks, opens no secret, changes nothing. */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/config.h"
+#include "base/span.h"
+
+#define SECRET_BYTES_MAX 8192
+#define GROUPS_MAX 64
+
+struct check {
+	const struct config *config;
+	config_problem_fn *problem;
+	void *arg;
+	unsigned n_problems;
+	uid_t uid; /* the service */
+	gid_t gid;
+	gid_t groups[GROUPS_MAX];
+	int n_groups;
+	const char *user; /* its name, for advice */
+};
+
+static void PRINTF_LIKE(3, 4) complain(struct check *check, unsigned line, const char *format, ...)
+{
+	char what[768], text[1024];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(what, sizeof(what), format, args);
+	va_end(args);
+	if (line > 0)
+		snprintf(text, sizeof(text), "%.200s:%u: %s", check->config->path, line, what);
+	else
+		snprintf(text, sizeof(text), "%.200s: %s", check->config->path, what);
+	check->n_problems++;
+	check->problem(check->arg, text);
+}
+
+/* ---- who the service is ---- */
+
+static void
+find_service(struct check *check)
+{
+	const char *user = check->config->user;
+	struct passwd *pw;
+
+	check->uid = geteuid();
+	check->gid = getegid();
+	if (check->uid == 0 && user[0] != '\0') {
+		pw = getpwnam(user);
+		if (pw == NULL) {
+			complain(check, 0,
+			    "user = %s: there is no such user: systemd-sysusers, or useradd "
+			    "--system %s, "
+			    "or another user (\"\" = stay root)",
+			    user, user);
+		} else {
+			check->uid = pw->pw_uid;
+			check->gid = pw->pw_gid;
+		}
+	}
+	pw = getpwuid(check->uid);
+	check->user = pw != NULL ? pw->pw_name : "relayd";
+	check->groups[0] = check->gid;
+	check->n_groups = 1;
+	if (check->uid == geteuid()) {
+		int n = getgroups(GROUPS_MAX - 1, check->groups + 1);
+
+		check->n_groups += n > 0 ? n : 0;
+	} else if (pw != NULL) {
+		check->n_groups = GROUPS_MAX;
+		if (getgrouplist(pw->pw_name, check->gid, check->groups, &check->n_groups) < 0)
+			check->n_groups = GROUPS_MAX;
+	}
+}
+
+static bool
+is_service_group(const struct check *check, gid_t gid)
+{
+	for (int i = 0; i < check->n_groups; i++)
+		if (check->groups[i] == gid)
+			return true;
+	return false;
+}
+
+/* May the service do `want` (4 read, 2 write, 1 search) to it? */
+static bool
+may(const struct check *check, const struct stat *st, unsigned want)
+{
+	unsigned bits = st->st_mode & 7;
+
+	if (check->uid == 0)
+		return true;
+	if (st->st_uid == check->uid)
+		bits = st->st_mode >> 6 & 7;
+	else if (is_service_group(check, st->st_gid))
+		bits = st->st_mode >> 3 & 7;
+	return (bits & want) == want;
+}
+
+/* The first directory on the way to `path` that the service may not search; NULL: none. Gives it. */
+static char *
+closed_directory(const struct check *check, const char *path)
+{
+	struct stat st;
+
+	for (const char *p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/')) {
+		char *directory = xstrndup(path, (size_t)(p - path));
+
+		if (stat(directory, &st) == 0 && !may(check, &st, 1))
+			return directory;
+		free(directory);
+	}
+	return NULL;
+}
+
+/* ---- files ---- */
+
+/* Finds the file and whether the service may read it. False: told, and nothing more to say. */
+static bool
+check_readable(
+    struct check *check, unsigned line, const char *setting, const char *path, struct stat *st)
+{
+	char *closed;
+
+	if (stat(path, st) < 0) {
+		complain(check, line, "%s = %s: %s", setting, path,
+		    errno == ENOENT ? "there is no such file" : strerror(errno));
+		return false;
+	}
+	if (S_ISDIR(st->st_mode)) {
+		complain(
+		    check, line, "%s = %s: it is a directory, it should be a file", setting, path);
+		return false;
+	}
+	closed = closed_directory(check, path);
+	if (closed != NULL) {
+		complain(check, line,
+		    "%s = %s: user %s may not enter %s: chgrp %u %s && chmod g+x %s", setting, path,
+		    check->user, closed, (unsigned)check->gid, closed, closed);
+		free(closed);
+		return false;
+	}
+	if (!may(check, st, 4)) {
+		complain(check, line,
+		    "%s = %s: user %s may not read it: chgrp %u %s && chmod 640 %s", setting, path,
+		    check->user, (unsigned)check->gid, path, path);
+		return false;
+	}
+	return true;
+}
+
+/* A volume that is mounted read-only (secrets of containers) has the modes that it has. */
+static bool
+is_read_only(const char *path)
+{
+	struct statvfs fs;
+
+	return statvfs(path, &fs) == 0 && (fs.f_flag & ST_RDONLY) != 0;
+}
+
+static void
+check_secret(struct check *check, unsigned line, const char *setting, const char *path)
+{
+	struct stat st;
+
+	if (!check_readable(check, line, setting, path, &st) || !S_ISREG(st.st_mode))
+		return;
+	if (st.st_size == 0)
+		complain(check, line, "%s = %s: the file is empty", setting, path);
+	if (st.st_size > SECRET_BYTES_MAX)
+		complain(
+		    check, line, "%s = %s: the file is too large for a password", setting, path);
+	if (is_read_only(path))
+		return;
+	if ((st.st_mode & 7) != 0)
+		complain(check, line, "%s = %s: everybody may read or change it: chmod o= %s",
+		    setting, path, path);
+	if ((st.st_mode & 070) != 0 && st.st_gid != 0 && !is_service_group(check, st.st_gid))
+		complain(check, line,
+		    "%s = %s: a group that is not the service's (gid %u) may read or change it: "
+		    "chmod g= %s",
+		    setting, path, (unsigned)st.st_gid, path);
+	if (st.st_uid != 0 && st.st_uid != check->uid)
+		complain(check, line,
+		    "%s = %s: it belongs to user %u, it should be root or %s: chown root %s",
+		    setting, path, (unsigned)st.st_uid, check->user, path);
+}
+
+/* Does the file hold `mark` in its first bytes? Not for secrets. */
+static bool
+has_mark(const char *path, const char *mark)
+{
+	static const size_t size = 1024 * 1024;
+	char *text = xcalloc(size + 1, 1);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, text, size) : -1;
+	bool found = n > 0 && strstr(text, mark) != NULL;
+
+	if (fd >= 0)
+		close(fd);
+	free(text);
+	return found;
+}
+
+static void
+check_certificates(struct check *check, unsigned line, const char *setting, const char *path)
+{
+	struct stat st;
+
+	if (!check_readable(check, line, setting, path, &st) || access(path, R_OK) < 0)
+		return;
+	if (!has_mark(path, "CERTIFICATE-----"))
+		complain(check, line,
+		    "%s = %s: there is no PEM certificate in it (-----BEGIN CERTIFICATE-----); "
+		    "from DER: "
+		    "openssl x509 -inform der -in FILE",
+		    setting, path);
+}
+
+/* ---- upstreams ---- */
+
+static bool
+has_system_ca(void)
+{
+	static const char *const places[] = { "/etc/ssl/certs/ca-certificates.crt",
+		"/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt", "/usr/lib/ssl/cert.pem" };
+
+	if (getenv("SSL_CERT_FILE") != NULL || getenv("SSL_CERT_DIR") != NULL)
+		return true;
+	for (size_t i = 0; i < ARRAY_LEN(places); i++)
+		if (access(places[i], R_OK) == 0)
+			return true;
+	return false;
+}
+
+static void
+check_command(struct check *check, const struct config_upstream *up)
+{
+	char *program = xstrndup(up->password_command, strcspn(up->password_command, " \t;|&<>"));
+	struct stat st;
+
+	if (program[0] == '/' && stat(program, &st) < 0)
+		complain(check, up->line, "upstream \"%s\": password-command: %s: %s", up->name,
+		    program, strerror(errno));
+	else if (program[0] == '/' && (!S_ISREG(st.st_mode) || !may(check, &st, 1)))
+		complain(check, up->line,
+		    "upstream \"%s\": password-command: user %s may not run %s: chmod a+rx %s",
+		    up->name, check->user, program, program);
+	free(program);
+}
+
+/* The directory is there only when systemd started us: a check by hand cannot know. */
+static void
+check_credential(struct check *check, const struct config_upstream *up)
+{
+	const char *directory = getenv("CREDENTIALS_DIRECTORY");
+	char *path;
+
+	if (directory == NULL)
+		return;
+	path = xasprintf("%s/%s", directory, up->password_credential);
+	if (access(path, F_OK) < 0)
+		complain(check, up->line,
+		    "upstream \"%s\": password-credential = %s: systemd gave no such credential: "
+		    "add "
+		    "LoadCredential=%s:/etc/relayd/%s to the unit (systemctl edit relayd)",
+		    up->name, up->password_credential, up->password_credential,
+		    up->password_credential);
+	free(path);
+}
+
+static void
+check_upstream(struct check *check, const struct config_upstream *up)
+{
+	if (up->password_file != NULL)
+		check_secret(check, up->line, "password-file", up->password_file);
+	if (up->password_credential != NULL)
+		check_credential(check, up);
+	if (up->password_command != NULL)
+		check_command(check, up);
+	if (up->tls_ca != NULL)
+		check_certificates(check, up->line, "tls-ca", up->tls_ca);
+	else if (up->tls != CONFIG_TLS_NONE && up->tls_verify && up->tls_fingerprint == NULL &&
+	         !has_system_ca())
+		complain(check, up->line,
+		    "upstream \"%s\": the system has no certificate authorities: install the "
+		    "package "
+		    "ca-certificates, or set tls-ca",
+		    up->name);
+	if (up->tls_cert != NULL)
+		check_certificates(check, up->line, "tls-cert", up->tls_cert);
+	if (up->tls_key != NULL)
+		check_secret(check, up->line, "tls-key", up->tls_key);
+}
+
+/* ---- directories and addresses ---- */
+
+/* The nearest directory above `path` that exists. */
+static char *
+existing_parent(const char *path, struct stat *st)
+{
+	char *parent = xstrdup(path), *slash;
+
+	while ((slash = strrchr(parent, '/')) != NULL) {
+		slash[slash == parent ? 1 : 0] = '\0';
+		if (stat(parent, st) == 0)
+			return parent;
+		if (slash == parent)
+			break;
+	}
+	free(parent);
+	return NULL;
+}
+
+/* Root makes what is missing, before it becomes the service. */
+static void
+check_can_create(struct check *check, const char *setting, const char *path)
+{
+	struct stat st;
+	char *parent = existing_parent(path, &st);
+
+	if (geteuid() != 0 && parent != NULL && !may(check, &st, 3))
+		complain(check, 0,
+		    "%s = %s: user %s may not create it in %s: give it a directory of its own",
+		    setting, path, check->user, parent);
+	free(parent);
+}
+
+static void
+check_spool(struct check *check)
+{
+	const char *path = check->config->spool.directory;
+	struct stat st;
+	char *closed;
+
+	if (lstat(path, &st) < 0) {
+		check_can_create(check, "spool { directory }", path);
+		return;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		complain(check, 0, "spool { directory } = %s: it should be a directory", path);
+		return;
+	}
+	if (st.st_uid != check->uid)
+		complain(check, 0,
+		    "spool { directory } = %s: it belongs to user %u, it should be %s: chown -R %s "
+		    "%s",
+		    path, (unsigned)st.st_uid, check->user, check->user, path);
+	if ((st.st_mode & 027) != 0)
+		complain(check, 0,
+		    "spool { directory } = %s: others may look into it: chmod 700 %s", path, path);
+	closed = closed_directory(check, path);
+	if (closed != NULL)
+		complain(check, 0, "spool { directory } = %s: user %s may not enter %s", path,
+		    check->user, closed);
+	free(closed);
+}
+
+static void
+check_listener(struct check *check, const struct config_listen *listen)
+{
+	struct sockaddr_storage sa = listen->sa;
+	int fd;
+
+	if (listen->sa.ss_family == AF_UNIX) {
+		check_can_create(check, "listen", listen->address + strlen("unix:"));
+		return;
+	}
+	if (listen->optional)
+		return;
+	/* any port: is the address one of this machine's? */
+	memset((char *)&sa + sizeof(sa.ss_family), 0, sizeof(uint16_t));
+	fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 ||
+	    (bind(fd, (struct sockaddr *)&sa, listen->sa_len) < 0 && errno == EADDRNOTAVAIL))
+		complain(check, listen->line, "listen \"%s\": %s", listen->address,
+		    fd < 0 ? strerror(errno)
+		           : "this machine has no such address: see \"ip address\"");
+	if (fd >= 0)
+		close(fd);
+}
+
+unsigned
+config_check_system(const struct config *config, config_problem_fn *problem, void *arg)
+{
+	struct check check = { .config = config, .problem = problem, .arg = arg };
+
+	find_service(&check);
+	check_spool(&check);
+	check_can_create(&check, "control { socket }", config->control.socket);
+	for (size_t i = 0; i < config->n_listen; i++)
+		check_listener(&check, &config->listen[i]);
+	for (size_t i = 0; i < config->n_upstreams; i++)
+		check_upstream(&check, &config->upstreams[i]);
+	return check.n_problems;
+}
