@@ -7,3 +7,4 @@ check-e2e: all
 	RELAYD_BUILD=$(abs_builddir) PYTHONDONTWRITEBYTECODE=1 $(e2e_python) -m pytest \
 		-c $(srcdir)/tests/e2e/pytest.ini -p no:cacheprovider $(srcdir)/tests/e2e $(E2E)
 .PHONY: check-e2e
+EXTRA_DIST += tests/e2e/test_intake.py

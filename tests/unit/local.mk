@@ -1,1 +1,2 @@
 include tests/unit/delivery.mk
+include tests/unit/intake.mk

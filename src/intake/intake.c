@@ -1,0 +1,368 @@
+/* intake.c - see intake.h. */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "intake/intake.h"
+#include "intake/message.h"
+#include "intake/session.h"
+
+#define FDS_FOR_OTHERS 48 /* segments, large bodies, the logger, what the process is started with */
+#define FREE_FILES_LEAST 16
+#define SWEEP_MOST_MS 1000
+#define SWEEP_LEAST_MS 20
+#define STRESS_ERRORS 2 /* mistakes that a client may make when connections run out */
+
+/* ---- who may come in ---- */
+
+bool
+intake_is_stressed(const struct intake *intake)
+{
+	return intake->n_sessions >= intake->max_sessions - intake->max_sessions / 4;
+}
+
+/* Refused before it costs a session. Logged once a second: a flood is not to fill the log. */
+static void
+turn_away(struct intake *intake, int fd, const struct peer *peer, const char *client,
+    const struct config_listen *listen, const char *reply)
+{
+	uint64_t now_ms = loop_now_ms();
+	char line[512];
+	int n = snprintf(line, sizeof(line), "%s\r\n", reply);
+
+	(void)!send(fd, line, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	close(fd);
+	tally_drop(&intake->clients, peer);
+	atomic_fetch_add(&intake->page->rejected, 1);
+	if (intake->refused_ms != 0 && now_ms - intake->refused_ms < 1000)
+		return;
+	intake->refused_ms = now_ms;
+	log_warning("session.limited", KV_STR("reply", reply), KV_STR("client", client),
+	    KV_STR("unit", peer->unit), KV_STR("listener", listen->address));
+}
+
+static void
+let_in(struct intake *intake, int fd, const struct peer *peer, const char *client,
+    const struct sockaddr *sa, const struct config_listen *listen)
+{
+	char reply[256];
+
+	if (peer->family == AF_UNIX || config_may_submit(intake->config, sa))
+		return session_open(intake, fd, peer, listen, NULL);
+	snprintf(reply, sizeof(reply),
+	    "550 5.7.1 %s may not submit here: see \"clients\" in relayd.conf", client);
+	log_warning("session.refused", KV_STR("client", client), KV_STR("reply", reply),
+	    KV_STR("listener", listen->address));
+	session_open(intake, fd, peer, listen, reply);
+}
+
+static void
+on_accepted(void *arg, int fd, const struct sockaddr *sa, const struct config_listen *listen)
+{
+	struct intake *intake = arg;
+	char client[PEER_TEXT_MAX], reply[256];
+	struct peer peer;
+	unsigned n;
+
+	peer_find(intake->finder, fd, sa, &peer);
+	peer_print(&peer, client);
+	if (peer.family == AF_UNIX && peer.uid != PEER_UID_UNKNOWN)
+		snprintf(client, sizeof(client), "uid %u", (unsigned)peer.uid);
+	atomic_fetch_add(&intake->page->connections, 1);
+	n = tally_add(&intake->clients, &peer);
+	if (intake->n_sessions >= intake->max_sessions)
+		snprintf(reply, sizeof(reply),
+		    "421 4.3.2 too many connections: see \"limits { connections }\" in "
+		    "relayd.conf");
+	else if (n > intake->config->limits.connections_per_client)
+		snprintf(reply, sizeof(reply),
+		    "421 4.7.0 too many connections from %s: see \"limits { connections-per-client "
+		    "}\" in relayd.conf",
+		    client);
+	else
+		return let_in(intake, fd, &peer, client, sa, listen);
+	turn_away(intake, fd, &peer, client, listen, reply);
+}
+
+/* ---- is there room for a message ---- */
+
+static const char *
+refuse_full(struct intake *intake, const struct os_room *room)
+{
+	const struct config *config = intake->config;
+
+	snprintf(intake->refusal, sizeof(intake->refusal),
+	    "452 4.3.1 not enough room in %.200s: try again later", config->spool.directory);
+	if (!intake->is_full)
+		log_error("spool.full", KV_STR("directory", config->spool.directory),
+		    KV_INT("free_bytes", (int64_t)room->free_bytes),
+		    KV_INT("free_files",
+		        room->free_files == UINT64_MAX ? -1 : (int64_t)room->free_files),
+		    KV_FIX("make room, or lower \"spool { min-free }\""));
+	intake->is_full = true;
+	return intake->refusal;
+}
+
+static const char *
+refuse_stalled(struct intake *intake, uint64_t waiting_ms)
+{
+	snprintf(intake->refusal, sizeof(intake->refusal),
+	    "451 4.3.2 the disk of %.200s does not answer: try again later",
+	    intake->config->spool.directory);
+	if (!intake->is_stalled)
+		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
+		    KV_MS("waiting", (int64_t)waiting_ms),
+		    KV_WHY("the disk does not answer; new mail is refused until it does"));
+	intake->is_stalled = true;
+	return intake->refusal;
+}
+
+const char *
+intake_refusal(struct intake *intake, uint64_t bytes)
+{
+	const struct config *config = intake->config;
+	uint64_t waiting_ms = spool_writer_waiting_ms(intake->writer);
+	struct os_room room;
+
+	if (spool_writer_is_failed(intake->writer)) {
+		snprintf(intake->refusal, sizeof(intake->refusal),
+		    "452 4.3.1 the spool in %.200s cannot be written: try again later",
+		    config->spool.directory);
+		return intake->refusal;
+	}
+	if (waiting_ms >= INTAKE_STALL_MS)
+		return refuse_stalled(intake, waiting_ms);
+	if (spool_writer_room(intake->writer, &room) == 0 &&
+	    (room.free_bytes < config->spool.min_free_bytes ||
+	        room.free_bytes - config->spool.min_free_bytes < bytes ||
+	        room.free_files < FREE_FILES_LEAST))
+		return refuse_full(intake, &room);
+	intake->is_full = intake->is_stalled = false;
+	return NULL;
+}
+
+/* ---- what the writer tells ---- */
+
+static void
+on_report(void *arg, const struct spool_report *report)
+{
+	struct intake *intake = arg;
+
+	switch (report->kind) {
+	case SPOOL_REPORT_FAILED:
+	case SPOOL_REPORT_DOWN:
+		if (report->kind == SPOOL_REPORT_DOWN)
+			atomic_store(&intake->page->spool_failed, 1);
+		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
+		    KV_STR("operation", report->operation), KV_STR("file", report->file),
+		    KV_INT("offset", (int64_t)report->offset),
+		    KV_INT("revoked", (int64_t)report->revoked),
+		    KV_INT("unknown", (int64_t)report->unknown), KV_WHY(strerror(report->error)));
+		break;
+	case SPOOL_REPORT_RECOVERED:
+		atomic_store(&intake->page->spool_failed, 0);
+		log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
+		    KV_STR("file", report->file));
+		break;
+	case SPOOL_REPORT_COMPACTED:
+		break;
+	}
+}
+
+static void
+on_commits(evutil_socket_t fd, short what, void *arg)
+{
+	struct intake *intake = arg;
+
+	(void)fd;
+	(void)what;
+	spool_writer_dispatch(intake->writer);
+}
+
+/* ---- deadlines, and the end ---- */
+
+static void
+end_sessions(struct intake *intake, const char *reply)
+{
+	struct session *session, *next;
+
+	for (session = intake->sessions; session != NULL; session = next) {
+		next = session_next(session);
+		session_end(session, reply);
+	}
+}
+
+/* One timer for all deadlines: a session costs no timer of its own. */
+static void
+on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+	struct intake *intake = arg;
+	uint64_t now_ms = loop_now_ms();
+	struct session *session, *next;
+
+	(void)fd;
+	(void)what;
+	for (session = intake->sessions; session != NULL; session = next) {
+		next = session_next(session);
+		session_check(session, now_ms);
+	}
+	if (intake->state != INTAKE_SERVING && now_ms >= intake->end_ms + INTAKE_QUICK_MS)
+		loop_end(intake->loop);
+}
+
+void
+intake_settle(struct intake *intake)
+{
+	listeners_resume(intake->listeners);
+	if (intake->state != INTAKE_SERVING && intake->n_sessions == 0 && intake->n_messages == 0)
+		loop_end(intake->loop);
+}
+
+void
+intake_stop(struct intake *intake, bool quick)
+{
+	uint64_t now_ms = loop_now_ms();
+
+	listeners_close(intake->listeners);
+	intake->listeners = NULL;
+	intake->state = quick ? INTAKE_ENDING : INTAKE_DRAINING;
+	intake->end_ms = now_ms + (quick ? 0 : intake->config->drain_ms);
+	if (quick)
+		end_sessions(intake, "421 4.3.2 relayd stops: try again later");
+	intake_settle(intake);
+}
+
+/* ---- the beginning ---- */
+
+static struct smtp_server_options
+server_options(const struct config *config, bool auth_ignore, bool stressed)
+{
+	return (struct smtp_server_options){
+		.hostname = config->hostname,
+		.max_message_bytes = config->spool.max_message_bytes,
+		.max_recipients = config->limits.recipients,
+		.max_errors = stressed && config->limits.errors > STRESS_ERRORS
+		                  ? STRESS_ERRORS
+		                  : config->limits.errors,
+		.max_commands = config->limits.commands,
+		.auth_ignore = auth_ignore,
+	};
+}
+
+/* As many sessions as the config allows and descriptors last. */
+static unsigned
+count_sessions(const struct config *config)
+{
+	struct rlimit files;
+	uint64_t most = config->limits.connections;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		(void)!setrlimit(RLIMIT_NOFILE, &files);
+		if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < most + FDS_FOR_OTHERS)
+			most =
+			    files.rlim_cur > FDS_FOR_OTHERS ? files.rlim_cur - FDS_FOR_OTHERS : 1;
+	}
+	return (unsigned)most;
+}
+
+static uint64_t
+sweep_every_ms(const struct config *config)
+{
+	uint64_t every_ms = config->limits.command_timeout_ms / 4;
+
+	if (every_ms > SWEEP_MOST_MS)
+		return SWEEP_MOST_MS;
+	return every_ms < SWEEP_LEAST_MS ? SWEEP_LEAST_MS : every_ms;
+}
+
+int
+intake_open(const struct intake_options *options, struct intake **out)
+{
+	struct intake *intake = xcalloc(1, sizeof(*intake));
+	char why[256];
+	int r;
+
+	intake->config = options->config;
+	intake->loop = options->loop;
+	intake->base = loop_base(options->loop);
+	intake->page = options->page;
+	intake->finder = options->finder;
+	intake->spool_fd = -1;
+	intake->max_sessions = count_sessions(options->config);
+	for (int auth = 0; auth < 2; auth++) {
+		intake->calm[auth] = server_options(options->config, auth == 1, false);
+		intake->stress[auth] = server_options(options->config, auth == 1, true);
+	}
+	r = listeners_open(options->config, options->first_listener_fd, intake->base, on_accepted,
+	    intake, &intake->listeners, why);
+	if (r < 0) {
+		log_error("listener.failed", KV_WHY(why));
+		free(intake);
+		return r;
+	}
+	*out = intake;
+	return 0;
+}
+
+static int
+add_events(struct intake *intake)
+{
+	const struct timeval every = loop_timeval(sweep_every_ms(intake->config));
+
+	intake->sweep = event_new(intake->base, -1, EV_PERSIST, on_sweep, intake);
+	intake->committed = event_new(intake->base, spool_writer_fd(intake->writer),
+	    EV_READ | EV_PERSIST, on_commits, intake);
+	if (intake->sweep == NULL || intake->committed == NULL ||
+	    event_add(intake->sweep, &every) < 0 || event_add(intake->committed, NULL) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+int
+intake_start(struct intake *intake, int spool_fd, int wake_fd)
+{
+	const struct spool_writer_options options = {
+		.dirfd = spool_fd,
+		.kind = SEGMENT_INTAKE,
+		.segment_bytes = intake->config->spool.segment_bytes,
+		.page = intake->page,
+		.wake_fd = wake_fd,
+		.report = on_report,
+		.report_arg = intake,
+	};
+	int r;
+
+	intake->spool_fd = spool_fd;
+	r = spool_writer_open(&options, &intake->writer);
+	if (r == 0)
+		r = add_events(intake);
+	if (r < 0)
+		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
+		    KV_WHY(strerror(-r)));
+	return r;
+}
+
+void
+intake_close(struct intake *intake)
+{
+	if (intake == NULL)
+		return;
+	listeners_close(intake->listeners);
+	intake->listeners = NULL;
+	intake->state = INTAKE_ENDING;
+	end_sessions(intake, NULL);
+	spool_writer_close(intake->writer); /* answers what is under way; sessions hear it */
+	end_sessions(intake, NULL);
+	assert(intake->n_sessions == 0 && intake->n_messages == 0);
+	if (intake->sweep != NULL)
+		event_free(intake->sweep);
+	if (intake->committed != NULL)
+		event_free(intake->committed);
+	free(intake);
+}

@@ -1,0 +1,694 @@
+/* session.c - see session.h. */
+#include <assert.h>
+#include <errno.h>
+#include <event2/event_struct.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/queue_id.h"
+#include "intake/message.h"
+#include "intake/session.h"
+
+#define OUTBOX_MOST (64u << 10) /* unread replies: then the client is not read any more (I9) */
+#define BLOCK_BYTES (64u << 10) /* of a body: what has to come within one deadline */
+#define LINGER_MS 2000
+#define LINGER_BYTES (1u << 20)
+
+enum session_state { SESSION_TALKING, SESSION_COMMITTING, SESSION_FLUSHING, SESSION_LINGERING };
+
+struct outbox {
+	char *data; /* NULL: empty */
+	size_t len, size, sent;
+};
+
+struct inbox { /* read but not taken yet, while the machine waits */
+	char *data;
+	size_t len;
+};
+
+struct session {
+	struct session *next, *previous;
+	struct intake *intake;
+	const struct config_listen *listen;
+	int fd;
+	enum session_state state;
+	bool is_reading;       /* `readable` is with libevent */
+	bool is_broken;        /* no word reaches the client any more */
+	bool is_eof;           /* it sends nothing more; it may still listen (row 45) */
+	bool has_lost_message; /* ended in the middle of one */
+	struct event readable;
+	struct event *writable; /* made when the socket is full for the first time */
+	struct peer peer;
+	struct smtp_server smtp;
+	struct message *message; /* between BEGIN and its end */
+	struct outbox outbox;
+	struct inbox inbox;
+	uint64_t number;
+	uint64_t opened_ms;
+	uint64_t since_ms;    /* the wait that has a deadline began */
+	uint64_t block_bytes; /* of the body, since since_ms; LINGERING: thrown away */
+	const char *why;      /* it ends, for the log */
+};
+
+#define NOTHING_NEW ((struct span){ NULL, 0 }) /* go on with what is in the inbox */
+
+static void session_pump(struct session *s, struct span in);
+
+struct session *
+session_next(const struct session *s)
+{
+	return s->next;
+}
+
+static void
+enter(struct session *s, enum session_state state)
+{
+	static const unsigned from[] = {
+		[SESSION_TALKING] = 1u << SESSION_COMMITTING | 1u << SESSION_TALKING,
+		[SESSION_COMMITTING] = 1u << SESSION_TALKING,
+		[SESSION_FLUSHING] = 1u << SESSION_TALKING,
+		[SESSION_LINGERING] = 1u << SESSION_FLUSHING,
+	};
+
+	assert(from[state] & 1u << s->state);
+	s->state = state;
+	s->since_ms = loop_now_ms();
+	s->block_bytes = 0;
+}
+
+static void
+client_text(const struct session *s, char out[PEER_TEXT_MAX])
+{
+	if (s->peer.family == AF_UNIX && s->peer.uid != PEER_UID_UNKNOWN)
+		snprintf(out, PEER_TEXT_MAX, "uid %u", (unsigned)s->peer.uid);
+	else
+		peer_print(&s->peer, out);
+}
+
+/* The fields that say who: the same in each line about a session. */
+#define KV_WHO(s, client)                                                                          \
+	KV_STR("client", client),                                                                  \
+	    KV_INT("uid", (s)->peer.uid == PEER_UID_UNKNOWN ? -1 : (int64_t)(s)->peer.uid),        \
+	    KV_STR("unit", (s)->peer.unit), KV_STR("listener", (s)->listen->address),              \
+	    KV_INT("session", (int64_t)(s)->number)
+
+/* ---- output ---- */
+
+static void
+outbox_add(struct session *s, struct span text)
+{
+	struct outbox *out = &s->outbox;
+
+	if (s->is_broken || text.len == 0)
+		return;
+	if (out->len + text.len > out->size) {
+		out->size = (out->len + text.len) * 2;
+		out->data = xrealloc(out->data, out->size, 1);
+	}
+	memcpy(out->data + out->len, text.data, text.len);
+	out->len += text.len;
+}
+
+static bool
+has_output(const struct session *s)
+{
+	return s->outbox.len > s->outbox.sent;
+}
+
+static void
+outbox_clear(struct session *s)
+{
+	free(s->outbox.data);
+	s->outbox = (struct outbox){ 0 };
+}
+
+static void
+on_writable(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	session_pump(arg, NOTHING_NEW);
+}
+
+static void
+break_off(struct session *s, const char *why)
+{
+	s->is_broken = true;
+	if (s->why == NULL)
+		s->why = why;
+	outbox_clear(s);
+}
+
+/* One send() for what the pump has gathered. */
+static void
+flush(struct session *s)
+{
+	struct outbox *out = &s->outbox;
+	ssize_t n;
+
+	if (!has_output(s))
+		return;
+	n = send(s->fd, out->data + out->sent, out->len - out->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		break_off(s, "the client closed the connection");
+		return;
+	}
+	out->sent += n > 0 ? (size_t)n : 0;
+	if (!has_output(s)) {
+		outbox_clear(s);
+		s->since_ms = loop_now_ms(); /* it has our words: now it is the client's turn */
+		return;
+	}
+	if (s->writable == NULL)
+		s->writable = event_new(s->intake->base, s->fd, EV_WRITE, on_writable, s);
+	if (s->writable == NULL || event_add(s->writable, NULL) < 0)
+		break_off(s, "out of memory");
+}
+
+/* ---- input ---- */
+
+static void
+set_reading(struct session *s, bool wanted)
+{
+	if (wanted == s->is_reading)
+		return;
+	if ((wanted ? event_add(&s->readable, NULL) : event_del(&s->readable)) < 0)
+		break_off(s, "out of memory");
+	else
+		s->is_reading = wanted;
+}
+
+static bool
+may_read(const struct session *s)
+{
+	if (s->is_broken || s->is_eof)
+		return false;
+	if (s->state == SESSION_LINGERING)
+		return true;
+	return s->state == SESSION_TALKING && s->inbox.len == 0 && s->outbox.len < OUTBOX_MOST;
+}
+
+static bool
+has_unread(const struct session *s)
+{
+	int n = 0;
+
+	return ioctl(s->fd, FIONREAD, &n) == 0 && n > 0;
+}
+
+/* Keeps what the machine has not taken; `in` may point into what is kept already. */
+static void
+keep_input(struct session *s, struct span in)
+{
+	struct inbox *inbox = &s->inbox;
+
+	if (in.len == 0) {
+		free(inbox->data);
+		inbox->data = NULL;
+	} else if (inbox->data != NULL) {
+		memmove(inbox->data, in.data, in.len);
+	} else {
+		inbox->data = xcalloc(in.len, 1); /* at most INTAKE_READ_BYTES */
+		memcpy(inbox->data, in.data, in.len);
+	}
+	inbox->len = in.len;
+}
+
+static void
+take_eof(struct session *s, const char *why)
+{
+	s->is_eof = true;
+	if (s->why == NULL)
+		s->why = why;
+}
+
+/* The event stays with epoll while the disk works, for most clients wait for our reply: only one that
+ * sends ahead costs the system call that takes it out. */
+static void
+on_readable(evutil_socket_t fd, short what, void *arg)
+{
+	struct session *s = arg;
+	struct intake *intake = s->intake;
+	ssize_t n;
+
+	(void)what;
+	if (!may_read(s)) {
+		set_reading(s, false);
+		return;
+	}
+	n = recv(fd, intake->buffer, sizeof(intake->buffer), MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n == 0)
+		take_eof(s, "the client closed the connection");
+	else if (n < 0)
+		break_off(s, strerrordesc_np(errno));
+	session_pump(s, (struct span){ intake->buffer, n > 0 ? (size_t)n : 0 });
+}
+
+/* ---- what the machine asks for ---- */
+
+/* A refused message is worth a line, and so is a limit; a 421 of ours has its cause in the line about
+ * the session's end. */
+static void
+log_reply(const struct session *s)
+{
+	char client[PEER_TEXT_MAX];
+	struct span reply = s->smtp.reply;
+	bool is_limit;
+
+	if (reply.len < 4 || (reply.data[0] != '4' && reply.data[0] != '5'))
+		return;
+	is_limit = memcmp(reply.data, "421", 3) == 0;
+	if (is_limit && s->why != NULL)
+		return;
+	if (!is_limit)
+		atomic_fetch_add(&s->intake->page->rejected, 1);
+	client_text(s, client);
+	log_event(LOG_WARNING, is_limit ? "session.limited" : "message.rejected",
+	    LOG_FIELDS(KV_SPAN("reply", ((struct span){ reply.data, reply.len - 2 })),
+	        KV_STR("command", s->smtp.command), KV_SPAN("sender", s->smtp.mail.sender),
+	        KV_WHO(s, client)));
+}
+
+static void
+take_reply(struct session *s)
+{
+	outbox_add(s, s->smtp.reply);
+	s->since_ms = loop_now_ms();
+	s->block_bytes = 0;
+	log_reply(s);
+}
+
+static void
+begin_message(struct session *s)
+{
+	const char *refusal = intake_refusal(s->intake, s->smtp.mail.declared_bytes);
+
+	if (refusal != NULL)
+		smtp_server_refuse(&s->smtp, refusal);
+	else
+		s->message = message_begin(s->intake, s->smtp.mail.declared_bytes);
+}
+
+static void
+drop_message(struct session *s)
+{
+	message_drop(s->message);
+	s->message = NULL;
+}
+
+static void
+refuse_message(struct session *s, int r)
+{
+	char reply[512];
+
+	if (r == -EMSGSIZE)
+		snprintf(reply, sizeof(reply), "552 5.3.4 message too big for the spool");
+	else
+		snprintf(reply, sizeof(reply), "452 4.3.1 cannot store the message in %.200s: %s",
+		    s->intake->config->spool.directory, strerror(-r));
+	smtp_server_refuse(&s->smtp, reply);
+	drop_message(s);
+}
+
+static void
+add_chunk(struct session *s)
+{
+	int r;
+
+	s->block_bytes += s->smtp.chunk.len;
+	if (s->block_bytes >= BLOCK_BYTES) {
+		s->block_bytes = 0;
+		s->since_ms = loop_now_ms();
+	}
+	if (s->message == NULL)
+		return;
+	r = message_append(s->message, s->smtp.chunk);
+	if (r < 0)
+		refuse_message(s, r);
+}
+
+static void
+log_accepted(struct session *s, uint64_t took_ms)
+{
+	const struct smtp_mail *mail = &s->smtp.mail;
+	char client[PEER_TEXT_MAX];
+
+	if (!log_is_on(LOG_INFO))
+		return;
+	client_text(s, client);
+	log_info("message.accepted", KV_ID("queue_id", message_id(s->message)),
+	    KV_SPAN("sender", mail->sender), KV_SPAN("recipient", mail->recipients[0].address),
+	    KV_INT("recipients", (int64_t)mail->n_recipients),
+	    KV_INT("size", (int64_t)message_bytes(s->message)), KV_WHO(s, client),
+	    KV_MS("delay", (int64_t)took_ms));
+}
+
+/* The disk answered. 0 is the only way to a 250 (I1); where nobody knows, nothing is said (I5). */
+static void
+on_committed(void *arg, int result)
+{
+	struct session *s = arg;
+	char id[QUEUE_ID_LEN + 1];
+
+	queue_id_print(message_id(s->message), id);
+	if (result == 0)
+		log_accepted(s, loop_now_ms() - s->since_ms);
+	s->message = NULL; /* it ends by itself */
+	enter(s, SESSION_TALKING);
+	if (result == -EIO)
+		break_off(s, "the spool failed: whether the message is stored is not known");
+	else if (result == -EMSGSIZE)
+		smtp_server_refuse(&s->smtp, "552 5.3.4 message too big for the spool");
+	else
+		smtp_server_committed(&s->smtp, result, id);
+	session_pump(s, NOTHING_NEW);
+}
+
+static void
+commit_message(struct session *s)
+{
+	char client[PEER_TEXT_MAX];
+	const struct message_origin origin = {
+		.peer = &s->peer,
+		.client = client,
+		.listener = s->listen->address,
+		.helo = s->smtp.helo,
+		.esmtp = s->smtp.esmtp,
+	};
+	int r;
+
+	client_text(s, client);
+	r = message_commit(s->message, &s->smtp.mail, &origin, on_committed, s);
+	if (r < 0)
+		refuse_message(s, r);
+	else
+		enter(s, SESSION_COMMITTING);
+}
+
+/* False: the machine has nothing more to say about this input. */
+static bool
+perform(struct session *s, enum smtp_server_action action, bool has_input)
+{
+	switch (action) {
+	case SMTP_SERVER_MORE:
+		return has_input;
+	case SMTP_SERVER_REPLY:
+		take_reply(s);
+		return true;
+	case SMTP_SERVER_BEGIN:
+		begin_message(s);
+		return true;
+	case SMTP_SERVER_BODY:
+		add_chunk(s);
+		return true;
+	case SMTP_SERVER_ABORT:
+		drop_message(s);
+		return true;
+	case SMTP_SERVER_COMMIT:
+		commit_message(s);
+		return true;
+	case SMTP_SERVER_WAIT:
+		return false;
+	case SMTP_SERVER_CLOSE:
+		enter(s, SESSION_FLUSHING);
+		return false;
+	}
+	return false;
+}
+
+/* ---- the pump, and the end ---- */
+
+/* Our last words are on their way. After QUIT nobody is sending; else give the client a moment to
+ * read them. */
+static void
+linger(struct session *s)
+{
+	if (s->state != SESSION_FLUSHING || has_output(s))
+		return;
+	enter(s, SESSION_LINGERING);
+	if (s->is_eof ||
+	    (s->smtp.command != NULL && strcmp(s->smtp.command, "QUIT") == 0 && s->inbox.len == 0))
+		s->is_broken = true;
+	else if (shutdown(s->fd, SHUT_WR) < 0)
+		break_off(s, "the client closed the connection");
+}
+
+static bool
+is_over(const struct session *s)
+{
+	if (s->state == SESSION_COMMITTING)
+		return false; /* the message has to be answered, or given up by its deadline */
+	if (s->is_broken)
+		return true;
+	return s->is_eof && !has_output(s) && (s->state != SESSION_TALKING || s->inbox.len == 0);
+}
+
+static void
+log_end(const struct session *s)
+{
+	char client[PEER_TEXT_MAX];
+	bool is_lost = s->message != NULL || s->has_lost_message;
+
+	if (!is_lost && !log_is_on(LOG_DEBUG))
+		return;
+	client_text(s, client);
+	if (is_lost)
+		log_info("session.lost", KV_STR("command", s->smtp.command),
+		    KV_INT("size", s->message != NULL ? (int64_t)message_bytes(s->message) : 0),
+		    KV_SPAN("sender", s->smtp.mail.sender), KV_WHY(s->why), KV_WHO(s, client));
+	else
+		log_debug("session.closed", KV_WHY(s->why),
+		    KV_INT("messages", (int64_t)s->smtp.n_messages), KV_WHO(s, client));
+}
+
+static void
+unlink_session(struct session *s)
+{
+	struct intake *intake = s->intake;
+
+	if (s->previous != NULL)
+		s->previous->next = s->next;
+	else
+		intake->sessions = s->next;
+	if (s->next != NULL)
+		s->next->previous = s->previous;
+	intake->n_sessions--;
+	tally_drop(&intake->clients, &s->peer);
+	atomic_fetch_sub(&intake->page->sessions_now, 1);
+}
+
+static void
+session_free(struct session *s)
+{
+	struct intake *intake = s->intake;
+
+	log_end(s);
+	drop_message(s);
+	event_del(&s->readable);
+	if (s->writable != NULL)
+		event_free(s->writable);
+	close(s->fd);
+	unlink_session(s);
+	smtp_server_fini(&s->smtp);
+	outbox_clear(s);
+	free(s->inbox.data);
+	free(s);
+	intake_settle(intake);
+}
+
+static void
+discard(struct session *s, struct span in)
+{
+	s->block_bytes += in.len;
+	if (s->block_bytes > LINGER_BYTES)
+		s->is_broken = true;
+}
+
+/* Feeds the machine until it needs what only time brings; then one send(). Nobody touches s after
+ * this. */
+static void
+session_pump(struct session *s, struct span in)
+{
+	bool is_full = in.len == INTAKE_READ_BYTES || !s->is_reading;
+
+	if (in.len == 0) /* what waited comes first; nothing is read while something waits */
+		in = (struct span){ s->inbox.data, s->inbox.len };
+	if (s->state == SESSION_LINGERING)
+		discard(s, in);
+	while (s->state == SESSION_TALKING && !s->is_broken && s->outbox.len < OUTBOX_MOST) {
+		bool more = is_full && has_unread(s);
+		enum smtp_server_action action;
+		size_t used = 0;
+
+		action = smtp_server_input(&s->smtp, in, more, &used);
+		if (!perform(s, action, in.len > used)) {
+			in = span_skip(in, used);
+			break;
+		}
+		in = span_skip(in, used);
+	}
+	if (s->state == SESSION_TALKING || s->state == SESSION_COMMITTING)
+		keep_input(s, in);
+	flush(s);
+	linger(s);
+	if (!s->is_reading && may_read(s))
+		set_reading(s, true);
+	if (is_over(s))
+		session_free(s);
+}
+
+void
+session_end(struct session *s, const char *reply)
+{
+	if (s->state != SESSION_TALKING) {
+		if (s->state != SESSION_COMMITTING)
+			break_off(s, NULL);
+		return session_pump(s, NOTHING_NEW);
+	}
+	s->has_lost_message = s->message != NULL;
+	if (reply == NULL)
+		break_off(s, NULL);
+	else
+		smtp_server_stop(&s->smtp, reply);
+	session_pump(s, NOTHING_NEW);
+}
+
+/* ---- deadlines ---- */
+
+/* I5: nothing is said, and the message goes its way without us. */
+static void
+give_up_waiting(struct session *s)
+{
+	char client[PEER_TEXT_MAX];
+
+	client_text(s, client);
+	log_error("session.lost", KV_ID("queue_id", message_id(s->message)),
+	    KV_SPAN("sender", s->smtp.mail.sender), KV_WHO(s, client),
+	    KV_WHY("the disk did not answer in time: the client got no reply and may send the "
+	           "message again"));
+	message_let_go(s->message);
+	s->message = NULL;
+	enter(s, SESSION_TALKING);
+	break_off(s, "the disk did not answer in time");
+	session_pump(s, NOTHING_NEW);
+}
+
+static uint64_t
+deadline_ms(const struct session *s)
+{
+	uint64_t calm_ms = s->intake->config->limits.command_timeout_ms;
+
+	if (s->state == SESSION_LINGERING)
+		return LINGER_MS;
+	if (s->state == SESSION_TALKING && intake_is_stressed(s->intake) &&
+	    calm_ms > INTAKE_STRESS_TIMEOUT_MS)
+		return INTAKE_STRESS_TIMEOUT_MS;
+	return calm_ms;
+}
+
+static void
+end_overdue(struct session *s)
+{
+	char reply[512];
+
+	if (s->state == SESSION_COMMITTING)
+		return give_up_waiting(s);
+	if (s->why == NULL)
+		s->why = "deadline: see \"limits { command-timeout }\"";
+	snprintf(reply, sizeof(reply), "421 4.4.2 %.255s: nothing complete within %u s, closing",
+	    s->intake->config->hostname, (unsigned)(deadline_ms(s) / 1000));
+	/* a client that does not read hears nothing */
+	session_end(s, has_output(s) ? NULL : reply);
+}
+
+/* Stopping: idle sessions go, a message on its way may arrive until end_ms. */
+static bool
+must_leave(const struct session *s, uint64_t now_ms)
+{
+	const struct intake *intake = s->intake;
+
+	if (intake->state == INTAKE_SERVING || s->state != SESSION_TALKING)
+		return false;
+	return now_ms >= intake->end_ms ||
+	       (smtp_server_is_idle(&s->smtp) && now_ms - s->since_ms >= INTAKE_DRAIN_IDLE_MS);
+}
+
+void
+session_check(struct session *s, uint64_t now_ms)
+{
+	char reply[512];
+
+	if (now_ms - s->since_ms >= deadline_ms(s))
+		return end_overdue(s);
+	if (must_leave(s, now_ms)) {
+		s->why = "relayd stops or restarts";
+		snprintf(reply, sizeof(reply),
+		    "421 4.3.2 %.255s: restarting, try again in a moment",
+		    s->intake->config->hostname);
+		return session_end(s, reply);
+	}
+	if (s->state == SESSION_TALKING &&
+	    now_ms - s->opened_ms >= s->intake->config->limits.session_timeout_ms) {
+		s->why = "session too long: see \"limits { session-timeout }\"";
+		snprintf(reply, sizeof(reply), "421 4.4.2 %.255s: session too long, closing",
+		    s->intake->config->hostname);
+		session_end(s, reply);
+	}
+}
+
+/* ---- the beginning ---- */
+
+static const struct smtp_server_options *
+options_for(const struct intake *intake, const struct config_listen *listen)
+{
+	const struct smtp_server_options *options =
+	    intake_is_stressed(intake) ? intake->stress : intake->calm;
+
+	return &options[listen->auth == CONFIG_LISTEN_AUTH_IGNORE ? 1 : 0];
+}
+
+static void
+link_session(struct session *s)
+{
+	struct intake *intake = s->intake;
+
+	s->next = intake->sessions;
+	if (s->next != NULL)
+		s->next->previous = s;
+	intake->sessions = s;
+	intake->n_sessions++;
+	s->number = ++intake->session_number;
+	atomic_fetch_add(&intake->page->sessions_now, 1);
+}
+
+void
+session_open(struct intake *intake, int fd, const struct peer *peer,
+    const struct config_listen *listen, const char *refusal)
+{
+	struct session *s = xcalloc(1, sizeof(*s));
+	char client[PEER_TEXT_MAX];
+
+	s->intake = intake;
+	s->fd = fd;
+	s->listen = listen;
+	s->peer = *peer;
+	s->opened_ms = s->since_ms = loop_now_ms();
+	link_session(s);
+	smtp_server_init(&s->smtp, options_for(intake, listen));
+	event_assign(&s->readable, intake->base, fd, EV_READ | EV_PERSIST, on_readable, s);
+	if (log_is_on(LOG_DEBUG)) {
+		client_text(s, client);
+		log_debug("session.opened", KV_WHO(s, client));
+	}
+	if (refusal != NULL)
+		smtp_server_stop(&s->smtp, refusal);
+	set_reading(s, true);
+	session_pump(s, NOTHING_NEW);
+}

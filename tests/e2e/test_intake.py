@@ -1,0 +1,586 @@
+"""relayd-intake alone (-c FILE): from the socket to the spool, without supervisor and delivery."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import time
+
+import pytest
+
+from tools import command_name, free_port, is_listening, wait_for
+from relayd import block
+
+BUILD = pathlib.Path(os.environ.get("RELAYD_BUILD", "."))
+HEADER = b"From: <ann@example.net>\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@x>\r\n"
+SANITIZED = b"__asan_init" in (BUILD / "relayd-intake").read_bytes() if (BUILD / "relayd-intake").exists() else False
+
+
+class Intake:
+    """One relayd-intake with its own directory, ports and log."""
+
+    def __init__(self, where, prefix=(), environment=(), **settings):
+        self.where, self.prefix, self.environment = where, list(prefix), dict(environment)
+        self.port, self.unix, self.spool = free_port(), where / "submit", where / "spool"
+        self.log_path, self.process = where / "log", None
+        self.settings = {
+            "hostname": "relay.test",
+            f'listen "127.0.0.1:{self.port}"': {}, f'listen "unix:{self.unix}"': {},
+            "spool": {"directory": self.spool, "min_free": "1M"},
+            "log": {"target": "json", "level": "debug"},
+            'upstream "up"': {"host": "localhost", "port": 2525, "tls": "none", "auth": "none"},
+        }
+        for name, value in settings.items():
+            if isinstance(self.settings.get(name), dict):
+                self.settings[name].update(value)
+            else:
+                self.settings[name] = value
+
+    def start(self):
+        config = self.where / "relayd.conf"
+        config.write_text(block(self.settings), encoding="utf-8")
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen([*self.prefix, BUILD / "relayd-intake", "-c", config], stderr=log,
+                                            stdout=log, stdin=subprocess.DEVNULL,
+                                            env={**os.environ, "RELAYD_SANDBOX": "kill", **self.environment})
+        wait_for(lambda: self.is_up() and self.unix.exists(), 15, why=self.log)
+        return self
+
+    def is_up(self):
+        assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log()}"
+        return is_listening(self.port)
+
+    @property
+    def pid(self):
+        """Of relayd-intake itself, not of a wrapper."""
+        if not self.prefix:
+            return self.process.pid
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text(encoding="latin-1").rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == self.process.pid and command_name(int(stat.parent.name)) == "relayd-intake":
+                return int(stat.parent.name)
+        raise AssertionError("no relayd-intake")
+
+    def stop(self, how=signal.SIGTERM, seconds=20):
+        if self.process and self.process.poll() is None:
+            os.kill(self.pid, how)
+        return self.process.wait(seconds)
+
+    def log(self):
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def events(self, name):
+        found = []
+        for line in self.log().splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == name:
+                found.append(event)
+        return found
+
+    def connect(self, address=None, timeout=15):
+        if address == "unix":
+            raw = socket.socket(socket.AF_UNIX)
+            raw.settimeout(timeout)
+            raw.connect(str(self.unix))
+        else:
+            raw = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        return Client(raw)
+
+    def talk(self, address=None):
+        """A client that has said EHLO."""
+        client = self.connect(address)
+        assert client.reply().startswith("220 relay.test")
+        client.say("EHLO client.test")
+        return client
+
+    def stored(self):
+        """All bytes of the segments."""
+        return b"".join(path.read_bytes() for path in sorted(self.spool.glob("intake-*.seg")))
+
+    def rss_bytes(self):
+        status = pathlib.Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
+
+    def descriptors(self):
+        return {fd: os.readlink(f"/proc/{self.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{self.pid}/fd")}
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Client:
+    def __init__(self, raw):
+        self.raw, self.buffer = raw, b""
+
+    def send(self, data):
+        self.raw.sendall(data)
+
+    def line(self):
+        while b"\n" not in self.buffer:
+            more = self.raw.recv(65536)
+            if not more:
+                raise EOFError(self.buffer)
+            self.buffer += more
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        assert line.endswith(b"\r")
+        return line[:-1].decode()
+
+    def reply(self):
+        """One reply; the lines of a longer one joined."""
+        lines = [self.line()]
+        while lines[-1][3:4] == "-":
+            lines.append(self.line())
+        return "\n".join(lines)
+
+    def say(self, command):
+        self.send(command.encode() + b"\r\n")
+        return self.reply()
+
+    def envelope(self, sender="ann@example.net", recipient="bob@example.net"):
+        assert self.say(f"MAIL FROM:<{sender}>").startswith("250 2.1.0")
+        assert self.say(f"RCPT TO:<{recipient}>").startswith("250 2.1.5")
+
+    def message(self, body, **envelope):
+        self.envelope(**envelope)
+        assert self.say("DATA").startswith("354")
+        self.send(body.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n")
+        return self.reply()
+
+    def is_closed(self):
+        """Everything was read and the other end is shut."""
+        try:
+            return self.raw.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self):
+        self.raw.close()
+
+
+@pytest.fixture
+def make(own):
+    made = []
+
+    def start(**options):
+        where = own / str(len(made))
+        where.mkdir()
+        made.append(Intake(where, **options))
+        return made[-1].start()
+
+    yield start
+    for intake in made:
+        if intake.process and intake.process.poll() is None:
+            os.kill(intake.pid, signal.SIGKILL)
+            intake.process.wait()
+
+
+# The main way.
+
+@pytest.mark.parametrize("address", ["tcp", "unix"])
+def test_a_message_is_in_the_spool_when_250_is_said(make, address):
+    intake = make()
+    client = intake.talk(address)
+    body = HEADER + b"\r\n.dot\r\n..\r\nk\xc3\xb6rper " + os.urandom(8).hex().encode() + b"\r\n"
+    answer = client.message(body.rstrip(b"\r\n"))
+    assert re.fullmatch(r"250 2\.0\.0 queued as 0[0-9A-HJKMNP-TV-Z]{12}", answer), answer
+    assert body in intake.stored()
+    assert client.say("QUIT").startswith("221")
+    assert client.is_closed()
+    event = intake.events("message.accepted")[0]
+    assert event["queue_id"] == answer.split()[-1]
+    assert (event["sender"], event["recipient"], event["uid"]) == ("ann@example.net", "bob@example.net", os.getuid())
+    assert event["size"] == len(body)
+    assert event["client"] == ("127.0.0.1" if address == "tcp" else f"uid {os.getuid()}")
+    received = re.search(rb"Received: from client\.test [^\0]*?\r\n(?=\S)", intake.stored()[:65536])
+    assert answer.split()[-1].encode() in (received.group(0) if received else intake.stored())
+
+
+def test_unit_of_the_client_is_told(make, own):
+    if not shutil.which("systemd-run") or subprocess.run(["systemctl", "is-system-running"], capture_output=True,
+                                                         check=False).returncode not in (0, 1) or \
+            not pathlib.Path("/run/systemd/system").exists():
+        # without systemd a cgroup named like a unit does as well
+        root = pathlib.Path("/sys/fs/cgroup")
+        name = root / f"relayd-test-{os.getpid()}.service"
+        try:
+            name.mkdir()
+        except OSError as error:
+            pytest.skip(f"no cgroup can be made: {error}")
+        intake = make()
+        try:
+            script = ("import os,smtplib,sys\n"
+                      f"open('{name}/cgroup.procs','w').write(str(os.getpid()))\n"
+                      f"s=smtplib.SMTP('127.0.0.1',{intake.port}); s.sendmail('a@x.test',['b@x.test'],b'S: x\\r\\n\\r\\nx')\n")
+            subprocess.run(["python3", "-c", script], check=True)
+        finally:
+            wait_for(lambda: not (name / "cgroup.procs").read_text().strip(), 5)
+            name.rmdir()
+        assert intake.events("message.accepted")[0]["unit"] == name.name
+    else:
+        intake = make()
+        subprocess.run(["systemd-run", "--wait", "--collect", "--unit=relayd-test-unit", "python3", "-c",
+                        "import smtplib; smtplib.SMTP('127.0.0.1',%d).sendmail('a@x.test',['b@x.test'],b'S: x\\r\\n\\r\\nx')"
+                        % intake.port], check=True)
+        assert intake.events("message.accepted")[0]["unit"] == "relayd-test-unit.service"
+
+
+def test_large_bodies_go_to_their_own_file(make):
+    intake = make(spool={"max_message": "8M"})
+    client = intake.talk()
+    body = HEADER + b"\r\n" + (b"x" * 76 + b"\r\n") * 50000 + b"end"
+    answer = client.message(body)
+    assert answer.startswith("250 "), answer
+    assert (intake.spool / "large" / answer.split()[-1]).read_bytes() == body + b"\r\n"
+    assert b"x" * 76 not in intake.stored()
+
+
+def test_an_oversized_message_is_refused_and_leaves_nothing(make):
+    intake = make(spool={"max_message": "1M"})
+    client = intake.talk()
+    assert client.say("MAIL FROM:<a@x.test> SIZE=2000000").startswith("552 5.3.4")
+    assert client.message(HEADER + b"\r\n" + b"y" * 3000000).startswith("552 5.3.4")
+    assert client.message(HEADER + b"\r\nsmall").startswith("250 ")
+    assert list((intake.spool / "large").iterdir()) == []
+
+
+def test_smtplib_with_pipelined_and_bdat_clients(make):
+    intake = make()
+    with smtplib.SMTP("127.0.0.1", intake.port) as smtp:
+        for number in range(20):
+            smtp.sendmail("a@x.test", ["b@x.test", "c@x.test"], HEADER + b"\r\nnumber %d\r\n" % number)
+    client = intake.talk()
+    client.send(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nBDAT 7\r\nS: x\r\n\rBDAT 7 LAST\r\n\nbdat\r\n"
+                b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nBDAT 6 LAST\r\n\r\nzw\r\nQUIT\r\n")
+    replies = [client.reply() for _ in range(8)]
+    assert [r[:3] for r in replies] == ["250"] * 7 + ["221"], replies
+    assert len(intake.events("message.accepted")) == 22
+
+
+def test_every_byte_in_its_own_segment(make):
+    intake = make()
+    client = intake.connect()
+    client.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.reply()
+    script = b"EHLO x\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\n"
+    for byte in script:
+        client.send(bytes([byte]))
+    assert [client.reply()[:3] for _ in range(3)] == ["250"] * 3
+    assert client.say("DATA").startswith("354")
+    for byte in HEADER + b"\r\nslow\r\n.\r\n":
+        client.send(bytes([byte]))
+    assert client.reply().startswith("250 ")
+
+
+# Refusals and limits.
+
+def test_clients_that_may_not_submit_are_told_where_to_look(make):
+    intake = make(clients=["10.0.0.0/8"])
+    client = intake.connect()
+    assert client.reply() == '550 5.7.1 127.0.0.1 may not submit here: see "clients" in relayd.conf'
+    assert intake.events("session.refused")[0]["client"] == "127.0.0.1"
+    assert intake.talk("unix").message(HEADER + b"\r\nlocal").startswith("250 ")
+
+
+def test_connections_are_limited_by_client_and_in_all(make):
+    intake = make(limits={"connections_per_client": 5})
+    held = [intake.talk() for _ in range(5)]
+    refused = intake.connect()
+    assert re.match(r"421 4\.7\.0 .*connections-per-client", refused.reply())
+    assert refused.is_closed()
+    held.pop().close()
+    wait_for(lambda: intake.connect().reply().startswith("220"), 5)
+
+    intake = make(limits={"connections": 5})
+    held = [intake.talk() for _ in range(5)]
+    assert re.match(r"421 4\.3\.2 .*connections", intake.connect().reply())
+
+
+def test_a_full_disk_is_told_at_mail(make):
+    intake = make(spool={"min_free": "900000G"})
+    client = intake.talk()
+    answer = client.say("MAIL FROM:<a@x.test>")
+    assert answer.startswith("452 4.3.1") and str(intake.spool) in answer
+    assert intake.events("spool.full")
+    assert client.say("NOOP").startswith("250")
+
+
+def test_one_hundred_thousand_recipients(make):
+    intake = make(limits={"recipients": 1000})
+    before = intake.rss_bytes()
+    client = intake.talk()
+    assert client.say("MAIL FROM:<a@x.test>").startswith("250")
+
+    def send():
+        try:
+            for start in range(0, 100000, 1000):
+                client.send(b"".join(b"RCPT TO:<r%d@x.test>\r\n" % n for n in range(start, start + 1000)))
+        except OSError:
+            pass  # thrown out: as it should be
+
+    replies = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        try:
+            while True:
+                replies.append(client.reply())
+        except (EOFError, OSError):
+            pass
+        sending.result()
+    assert sum(r.startswith("250") for r in replies) == 1000
+    assert any(r.startswith("452 4.5.3") for r in replies) and replies[-1].startswith("421"), replies[-1]
+    assert SANITIZED or intake.rss_bytes() - before < 4 << 20
+    assert intake.talk().message(HEADER + b"\r\nafter").startswith("250 ")
+
+
+def test_a_client_that_never_reads_is_not_read_either(make):
+    intake = make()
+    client = intake.talk()
+    before = intake.rss_bytes()
+    client.raw.settimeout(2)
+    sent = 0
+    try:
+        while sent < 64 << 20:
+            sent += client.raw.send(b"HELP\r\n" * 1000)
+    except OSError:
+        pass
+    assert sent < 64 << 20
+    assert SANITIZED or intake.rss_bytes() - before < 2 << 20
+    assert intake.talk().message(HEADER + b"\r\nother").startswith("250 ")
+
+
+# Deadlines.
+
+def test_a_command_has_a_deadline_whatever_drips(make):
+    intake = make(limits={"command_timeout": "1s"})
+    client = intake.talk()
+    start = time.monotonic()
+    try:
+        for _ in range(100):
+            client.send(b"N")
+            time.sleep(0.1)
+            if time.monotonic() - start > 3:
+                break
+    except OSError:
+        pass
+    assert client.reply().startswith("421 4.4.2")
+    assert client.is_closed()
+    assert 0.9 < time.monotonic() - start < 4.5
+
+
+def test_a_message_that_stops_is_thrown_away(make):
+    intake = make(limits={"command_timeout": "1s"})
+    client = intake.talk()
+    client.envelope()
+    client.say("DATA")
+    client.send(HEADER + b"\r\nhalf a messa")
+    assert client.reply().startswith("421 4.4.2")
+    lost = wait_for(lambda: intake.events("session.lost"), 5)[0]
+    assert "deadline" in lost["why"] and lost["sender"] == "ann@example.net"
+    assert not intake.events("message.accepted")
+
+
+# Clients that go away.
+
+def test_half_close_after_the_final_dot_still_gets_its_250(make):
+    intake = make()
+    client = intake.connect()
+    client.send(b"EHLO x\r\n")
+    client.reply(), client.reply()
+    client.send(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\n")
+    client.reply(), client.reply()
+    client.say("DATA")
+    client.send(HEADER + b"\r\nhalf closed\r\n.\r\n")
+    client.raw.shutdown(socket.SHUT_WR)
+    assert client.reply().startswith("250 2.0.0 queued as ")
+    assert client.is_closed()
+    client = intake.talk()
+    client.envelope()
+    client.say("DATA")
+    client.send(HEADER + b"\r\nnever complete\r\n.")
+    client.raw.shutdown(socket.SHUT_WR)
+    assert client.is_closed()
+    assert len(intake.events("message.accepted")) == 1
+    assert b"never complete" not in intake.stored()
+
+
+def test_disconnects_at_every_byte_store_nothing(make):
+    intake = make()
+    script = [b"EHLO x\r\n", b"MAIL FROM:<a@x.test>\r\n", b"RCPT TO:<b@x.test>\r\n", b"DATA\r\n", b"S: x\r\n\r\nb\r\n.\r\n"]
+    total = sum(map(len, script))
+    for cut in range(0, total - 1, 1):
+        client = intake.connect()
+        client.reply()
+        left = cut
+        for part in script:
+            client.send(part[:left])
+            left -= len(part)
+            if left < 0:
+                break
+            client.reply()
+        if cut % 2:  # a reset instead of an end
+            client.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+    wait_for(lambda: len([link for link in intake.descriptors().values() if link.startswith("socket:")]) < 8, 5)
+    assert not intake.events("message.accepted")
+    assert len(intake.events("session.lost")) > 10
+    assert intake.talk().message(HEADER + b"\r\nfine").startswith("250 ")
+
+
+# Many at once, and descriptors.
+
+def test_one_thousand_idle_connections_cost_little(make):
+    intake = make(log={"level": "info"})
+    intake.talk().message(HEADER + b"\r\nwarm")
+    before = intake.rss_bytes()
+    idle = [intake.talk() for _ in range(1000)]
+    grown = intake.rss_bytes() - before
+    assert SANITIZED or grown < 8 << 20, grown
+    start = time.monotonic()
+    assert intake.talk().message(HEADER + b"\r\namong a thousand").startswith("250 ")
+    assert time.monotonic() - start < 2
+    busy = intake.cpu_seconds()
+    time.sleep(1)
+    assert intake.cpu_seconds() - busy < 0.2
+    for client in idle:
+        client.close()
+    wait_for(lambda: len(intake.descriptors()) < 40, 10)
+
+
+def test_without_descriptors_it_pauses_and_comes_back(make):
+    intake = make()
+    now = len(intake.descriptors())
+    held = [intake.talk() for _ in range(5)]
+    highest = max(int(fd) for fd in intake.descriptors()) + 1
+    subprocess.run(["prlimit", f"--pid={intake.pid}", f"--nofile={highest}:{highest}"], check=True)
+    refused = intake.connect()
+    assert refused.reply().startswith("421 4.3.2")
+    waiting = [intake.connect() for _ in range(3)]
+    busy = intake.cpu_seconds()
+    time.sleep(1)
+    assert intake.cpu_seconds() - busy < 0.2
+    assert held[0].say("NOOP").startswith("250")
+    for client in held:
+        client.close()
+    del refused, waiting
+    client = wait_for(lambda: (c := intake.connect()).reply().startswith("220") and c, 5)
+    assert client.say("EHLO x").startswith("250")
+    assert now > 0
+
+
+def test_nothing_but_its_own_is_open(make):
+    intake = make()
+    intake.talk().message(HEADER + b"\r\nx")
+    time.sleep(0.2)
+    kinds = {}
+    for link in intake.descriptors().values():
+        name = re.sub(r":\[\d+\]", "", link).replace(str(intake.where), "")
+        kinds[name] = kinds.get(name, 0) + 1
+    unexpected = [k for k in kinds if not re.match(
+        r"(/dev/null|/log|socket|anon_inode|/spool|/memfd:|pipe)", k)]
+    assert not unexpected, kinds
+    assert "TracerPid:\t0" in pathlib.Path(f"/proc/{intake.pid}/status").read_text(encoding="ascii")
+
+
+def test_intake_is_not_linked_with_tls():
+    libraries = subprocess.run(["ldd", BUILD / "relayd-intake"], capture_output=True, text=True, check=True).stdout
+    for forbidden in ("libssl", "libcrypto", "libgsasl", "libjansson", "libevent_openssl", "libevent_extra"):
+        assert forbidden not in libraries
+
+
+def test_the_sandbox_is_entered(make):
+    intake = make()
+    status = pathlib.Path(f"/proc/{intake.pid}/status").read_text(encoding="ascii")
+    assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
+    assert intake.events("sandbox.entered") or intake.events("sandbox.limited")
+
+
+# Stopping.
+
+def test_sigterm_lets_a_message_arrive_and_ends_idle_clients(make):
+    intake = make()
+    idle, sending = intake.talk(), intake.talk()
+    sending.envelope()
+    sending.say("DATA")
+    sending.send(HEADER + b"\r\nfirst half ")
+    intake.process.terminate()
+    wait_for(lambda: not is_listening(intake.port), 5)
+    assert idle.reply().startswith("421 4.3.2")
+    sending.send(b"second half\r\n.\r\n")
+    assert sending.reply().startswith("250 2.0.0 queued as ")
+    assert sending.reply().startswith("421 4.3.2")
+    assert intake.process.wait(10) == 0
+    assert b"first half second half" in intake.stored()
+
+
+def test_a_second_sigterm_ends_at_once(make):
+    intake = make()
+    sending = intake.talk()
+    sending.envelope()
+    sending.say("DATA")
+    intake.process.terminate()
+    time.sleep(0.3)
+    intake.process.terminate()
+    assert intake.process.wait(3) == 0
+
+
+# A disk that does not work.
+
+def strace(*what):
+    return ["strace", "-f", "-qq", "-o", "/dev/null", *what]
+
+
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="no strace: contrib/install-deps check")
+
+
+@needs_strace
+def test_a_failing_sync_is_answered_with_451_and_never_with_250(make):
+    intake = make(prefix=strace("-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1"),
+                  environment={"RELAYD_SANDBOX": ""})
+    client = intake.talk()
+    answer = client.message(HEADER + b"\r\nunlucky")
+    assert answer.startswith("451 "), answer
+    assert intake.events("spool.failed")
+    assert intake.talk().message(HEADER + b"\r\nlucky").startswith("250 ")
+
+
+@needs_strace
+def test_where_nobody_knows_nothing_is_said(make):
+    """Every sync fails, also the one that would revoke (I5)."""
+    intake = make(prefix=strace("-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO"),
+                  environment={"RELAYD_SANDBOX": ""})
+    client = intake.talk()
+    client.envelope()
+    client.say("DATA")
+    client.send(HEADER + b"\r\nunlucky\r\n.\r\n")
+    assert client.is_closed()
+    client = intake.talk()
+    assert client.say("MAIL FROM:<a@x.test>").startswith("452 4.3.1")
+
+
+@needs_strace
+def test_a_hung_disk_costs_the_client_its_answer_but_not_the_others(make):
+    intake = make(prefix=strace("-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=4000000:when=1"),
+                  environment={"RELAYD_SANDBOX": ""}, limits={"command_timeout": "1s"})
+    client = intake.talk()
+    client.envelope()
+    client.say("DATA")
+    start = time.monotonic()
+    client.send(HEADER + b"\r\nwaiting\r\n.\r\n")
+    other = intake.talk()
+    assert other.say("NOOP").startswith("250")
+    assert client.is_closed()
+    assert time.monotonic() - start < 3.5
+    assert wait_for(lambda: [e for e in intake.events("session.lost") if "disk" in e["why"]], 5)
