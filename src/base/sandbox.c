@@ -70,11 +70,12 @@ static const struct rule {
 	{ "exit", BOTH }, { "exit_group", BOTH }, { "getrandom", BOTH }, { "uname", BOTH }, { "sysinfo", BOTH },
 	{ "getuid", BOTH }, { "geteuid", BOTH }, { "getgid", BOTH }, { "getegid", BOTH }, { "getrusage", BOTH },
 	{ "prlimit64", BOTH }, { "getrlimit", BOTH }, { "prctl", BOTH }, { "arch_prctl", BOTH }, { "umask", BOTH },
-	{ "clone", CHECKER }, { "fork", CHECKER }, { "wait4", CHECKER }, { "waitpid", CHECKER }, { "ptrace", CHECKER },
+	{ "clone", CHECKER }, { "clone3", CHECKER }, { "fork", CHECKER }, { "wait4", CHECKER }, { "waitpid", CHECKER }, { "ptrace", CHECKER },
 	{ "personality", CHECKER }, { "process_vm_readv", CHECKER },
 };
 /* clang-format on */
 
+#ifndef WITH_SANITIZERS
 /* A thread may be started, a process not: clone() with CLONE_THREAD only. clone3() hides its flags
  * behind a pointer; with ENOSYS the C library falls back to clone(). */
 static int
@@ -88,6 +89,7 @@ allow_threads(scmp_filter_ctx filter)
 		return r;
 	return seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 }
+#endif
 
 /* The logger makes its AF_UNIX datagram socket when it writes its first line and names the journal
  * in sendmsg(). Intake has no connect(): not even its accepted sockets can be turned around. */

@@ -14,6 +14,7 @@
 
 #define FDS_FOR_OTHERS 48 /* segments, large bodies, the logger, what the process is started with */
 #define FREE_FILES_LEAST 16
+#define RETRY_MS 2000
 #define SWEEP_MOST_MS 1000
 #define SWEEP_LEAST_MS 20
 #define STRESS_ERRORS 2 /* mistakes that a client may make when connections run out */
@@ -122,24 +123,28 @@ refuse_stalled(struct intake *intake, uint64_t waiting_ms)
 	return intake->refusal;
 }
 
+static const char *
+refuse_failed(struct intake *intake)
+{
+	snprintf(intake->refusal, sizeof(intake->refusal),
+	    "452 4.3.1 the spool in %.200s cannot be written: try again later",
+	    intake->config->spool.directory);
+	return intake->refusal;
+}
+
 const char *
 intake_refusal(struct intake *intake, uint64_t bytes)
 {
-	const struct config *config = intake->config;
-	uint64_t waiting_ms = spool_writer_waiting_ms(intake->writer);
+	uint64_t least = intake->config->spool.min_free_bytes, waiting_ms;
 	struct os_room room;
 
-	if (spool_writer_is_failed(intake->writer)) {
-		snprintf(intake->refusal, sizeof(intake->refusal),
-		    "452 4.3.1 the spool in %.200s cannot be written: try again later",
-		    config->spool.directory);
-		return intake->refusal;
-	}
+	if (intake->writer == NULL || spool_writer_is_failed(intake->writer))
+		return refuse_failed(intake);
+	waiting_ms = spool_writer_waiting_ms(intake->writer);
 	if (waiting_ms >= INTAKE_STALL_MS)
 		return refuse_stalled(intake, waiting_ms);
 	if (spool_writer_room(intake->writer, &room) == 0 &&
-	    (room.free_bytes < config->spool.min_free_bytes ||
-	        room.free_bytes - config->spool.min_free_bytes < bytes ||
+	    (room.free_bytes < least || room.free_bytes - least < bytes ||
 	        room.free_files < FREE_FILES_LEAST))
 		return refuse_full(intake, &room);
 	intake->is_full = intake->is_stalled = false;
@@ -310,42 +315,73 @@ intake_open(const struct intake_options *options, struct intake **out)
 	return 0;
 }
 
+/* Gives the writer, or leaves intake->writer NULL: no mail is taken then. */
 static int
-add_events(struct intake *intake)
+open_writer(struct intake *intake)
 {
-	const struct timeval every = loop_timeval(sweep_every_ms(intake->config));
+	const struct spool_writer_options options = {
+		.dirfd = intake->spool_fd,
+		.kind = SEGMENT_INTAKE,
+		.segment_bytes = intake->config->spool.segment_bytes,
+		.page = intake->page,
+		.wake_fd = intake->wake_fd,
+		.report = on_report,
+		.report_arg = intake,
+	};
+	int r = spool_writer_open(&options, &intake->writer);
 
-	intake->sweep = event_new(intake->base, -1, EV_PERSIST, on_sweep, intake);
+	if (r < 0)
+		return r;
 	intake->committed = event_new(intake->base, spool_writer_fd(intake->writer),
 	    EV_READ | EV_PERSIST, on_commits, intake);
-	if (intake->sweep == NULL || intake->committed == NULL ||
-	    event_add(intake->sweep, &every) < 0 || event_add(intake->committed, NULL) < 0)
+	if (intake->committed == NULL || event_add(intake->committed, NULL) < 0)
 		return -ENOMEM;
+	atomic_store(&intake->page->spool_failed, 0);
 	return 0;
+}
+
+static bool
+is_want_of_room(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT;
+}
+
+static void
+on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	struct intake *intake = arg;
+
+	(void)fd;
+	(void)what;
+	if (open_writer(intake) < 0)
+		return;
+	event_del(intake->retry);
+	log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory));
 }
 
 int
 intake_start(struct intake *intake, int spool_fd, int wake_fd)
 {
-	const struct spool_writer_options options = {
-		.dirfd = spool_fd,
-		.kind = SEGMENT_INTAKE,
-		.segment_bytes = intake->config->spool.segment_bytes,
-		.page = intake->page,
-		.wake_fd = wake_fd,
-		.report = on_report,
-		.report_arg = intake,
-	};
+	const struct timeval every = loop_timeval(sweep_every_ms(intake->config));
+	const struct timeval retry = loop_timeval(RETRY_MS);
 	int r;
 
 	intake->spool_fd = spool_fd;
-	r = spool_writer_open(&options, &intake->writer);
+	intake->wake_fd = wake_fd;
+	intake->sweep = event_new(intake->base, -1, EV_PERSIST, on_sweep, intake);
+	intake->retry = event_new(intake->base, -1, EV_PERSIST, on_retry, intake);
+	if (intake->sweep == NULL || intake->retry == NULL || event_add(intake->sweep, &every) < 0)
+		return -ENOMEM;
+	r = open_writer(intake);
 	if (r == 0)
-		r = add_events(intake);
-	if (r < 0)
-		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
-		    KV_WHY(strerror(-r)));
-	return r;
+		return 0;
+	log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
+	    KV_WHY(strerror(-r)));
+	if (!is_want_of_room(r))
+		return r;
+	/* clients are told so, and mail is taken again as soon as there is room */
+	atomic_store(&intake->page->spool_failed, 1);
+	return event_add(intake->retry, &retry) < 0 ? -ENOMEM : 0;
 }
 
 void
@@ -362,6 +398,8 @@ intake_close(struct intake *intake)
 	assert(intake->n_sessions == 0 && intake->n_messages == 0);
 	if (intake->sweep != NULL)
 		event_free(intake->sweep);
+	if (intake->retry != NULL)
+		event_free(intake->retry);
 	if (intake->committed != NULL)
 		event_free(intake->committed);
 	free(intake);

@@ -32,10 +32,11 @@ struct intake {
 	struct loop *loop;
 	struct event_base *base;
 	struct shared_page *page;
-	struct spool_writer *writer;
+	struct spool_writer *writer; /* NULL: there was no room for its first file yet */
 	struct peer_finder *finder;
 	struct listeners *listeners;
 	int spool_fd; /* the spool directory */
+	int wake_fd;
 
 	struct session *sessions; /* all of them, in no order */
 	unsigned n_sessions;
@@ -53,7 +54,7 @@ struct intake {
 	char refusal[512];
 
 	struct smtp_server_options calm[2], stress[2]; /* [1]: auth = ignore */
-	struct event *sweep, *committed;
+	struct event *sweep, *committed, *retry;
 	char buffer[INTAKE_READ_BYTES];
 };
 
@@ -69,7 +70,7 @@ struct intake_options {
  * the cause. */
 int intake_open(const struct intake_options *options, struct intake **out) MUST_CHECK;
 /* Opens the spool for writing (the directory `spool_fd` and `wake_fd` are borrowed): from here on
- * mail is taken. -errno, logged. */
+ * mail is taken; on a full disk, as soon as there is room. -errno, logged: the spool cannot be used. */
 int intake_start(struct intake *intake, int spool_fd, int wake_fd) MUST_CHECK;
 /* Stops accepting; ends the loop when the last session is gone, at the latest after drain_ms. quick:
  * only what the disk has not answered yet may finish. */

@@ -190,17 +190,17 @@ fail:
 
 /* Accepted sockets inherit TCP_NODELAY: one system call less for each client. */
 static int
-prepare(struct listener *listener, struct event_base *base)
+add(struct listeners *all, int fd, const struct config_listen *listen_on, struct event_base *base)
 {
+	struct listener *listener = &all->each[all->n++];
 	int on = 1;
 
-	if (fcntl(listener->fd, F_SETFD, FD_CLOEXEC) < 0 ||
-	    evutil_make_socket_nonblocking(listener->fd) < 0)
+	*listener = (struct listener){ .all = all, .listen = listen_on, .fd = fd };
+	if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || evutil_make_socket_nonblocking(fd) < 0)
 		return -EBADF;
-	if (listener->listen->sa.ss_family != AF_UNIX)
-		setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	listener->readable =
-	    event_new(base, listener->fd, EV_READ | EV_PERSIST, on_connection, listener);
+	if (listen_on->sa.ss_family != AF_UNIX)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	listener->readable = event_new(base, fd, EV_READ | EV_PERSIST, on_connection, listener);
 	if (listener->readable == NULL || event_add(listener->readable, NULL) < 0)
 		return -ENOMEM;
 	return 0;
@@ -219,20 +219,16 @@ listeners_open(const struct config *config, int first_fd, struct event_base *bas
 	all->reserve_fd = open_reserve();
 	all->pause = evtimer_new(base, on_pause_over, all);
 	for (size_t i = 0; r == 0 && i < config->n_listen; i++) {
-		struct listener *listener = &all->each[i];
-		int fd = first_fd >= 0 ? first_fd + (int)i : bind_one(&config->listen[i]);
+		const struct config_listen *listen_on = &config->listen[i];
+		int fd = first_fd >= 0 ? first_fd + (int)i : bind_one(listen_on);
 
-		if (fd < 0) {
+		if (fd >= 0)
+			r = add(all, fd, listen_on, base);
+		else if (!listen_on->optional)
 			r = fd;
-		} else {
-			*listener =
-			    (struct listener){ .all = all, .listen = &config->listen[i], .fd = fd };
-			all->n++;
-			r = prepare(listener, base);
-		}
 		if (r < 0)
-			snprintf(why, 256, "listen \"%.100s\": %s", config->listen[i].address,
-			    strerror(-r));
+			snprintf(
+			    why, 256, "listen \"%.100s\": %s", listen_on->address, strerror(-r));
 	}
 	if (r < 0) {
 		listeners_close(all);
