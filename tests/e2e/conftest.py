@@ -2,6 +2,7 @@
 
 The programs under test come from $RELAYD_BUILD (make check-e2e sets it)."""
 
+import os
 import pathlib
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ import tempfile
 import pytest
 
 from neighbours import Chasquid, Exim, Postfix
+from relayd import Relayd, copy_programs
 from sink import Sink
 from tools import Authority
 
@@ -70,3 +72,26 @@ def neighbour(scratch, authority):
     yield get
     for peer in running.values():
         peer.stop()
+
+
+@pytest.fixture(scope="session")
+def programs(scratch):
+    return copy_programs(os.environ["RELAYD_BUILD"], scratch / "programs")
+
+
+@pytest.fixture
+def relayd(programs, own, request):
+    """This test's relayd, not started yet. Its log is shown if the test fails."""
+    daemon = Relayd(programs, own / "relayd")
+    request.node.relayd = daemon
+    yield daemon
+    daemon.stop()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    daemon = getattr(item, "relayd", None)
+    if report.when == "call" and report.failed and daemon:
+        report.sections.append(("relayd's log", daemon.log()[-8000:]))
+        report.sections.append(("relayd.conf", daemon.config.read_text() if daemon.config.exists() else "not written"))

@@ -1,9 +1,11 @@
 # relayd between real neighbours. Needs root (Postfix does) and contrib/install-deps check.
 # One file or test: make check-e2e E2E="-k wrong_password"
 EXTRA_DIST += tests/e2e/pytest.ini tests/e2e/conftest.py tests/e2e/tools.py tests/e2e/sink.py \
-	tests/e2e/relayd.py tests/e2e/neighbours.py tests/e2e/test_demo_provider.py tests/e2e/test_neighbours.py
+	tests/e2e/relayd.py tests/e2e/neighbours.py tests/e2e/test_demo_provider.py tests/e2e/test_neighbours.py \
+	tests/e2e/test_bodies.py tests/e2e/test_clients.py tests/e2e/test_daemon.py tests/e2e/test_kill.py \
+	tests/e2e/test_outages.py tests/e2e/test_outcomes.py tests/e2e/test_relayctl.py
 e2e_python = /usr/bin/python3
-check-e2e: all
+check-e2e: all bench-load$(EXEEXT)
 	RELAYD_BUILD=$(abs_builddir) PYTHONDONTWRITEBYTECODE=1 $(e2e_python) -m pytest \
 		-c $(srcdir)/tests/e2e/pytest.ini -p no:cacheprovider $(srcdir)/tests/e2e $(E2E)
 .PHONY: check-e2e
