@@ -1,0 +1,1 @@
+dist_man_MANS += man/relayd.8 man/relayctl.1
