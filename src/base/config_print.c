@@ -144,14 +144,16 @@ config_print_template(FILE *out)
 	      "#listen \"127.0.0.1:25\" { }\n"
 	      "#listen \"[::1]:587\" { }\n"
 	      "#listen \"unix:/run/relayd/submit\" { }\n"
-	      "# Settings of a listen block:\n",
+	      "#listen \"192.168.1.1:25\" {\n",
 	    out);
 	print_template_block(out, BLOCK_LISTEN);
+	fputs("#}\n", out);
 	for (unsigned kind = BLOCK_TOP + 1; kind < BLOCK_LISTEN; kind++) {
 		fprintf(out, "\n%s {\n", options_block_name(kind));
 		print_template_block(out, kind);
 		fputs("}\n", out);
 	}
-	fputs("\n# Settings of an upstream block:\n", out);
+	fputs("\n# All that can be said of an upstream:\n#upstream \"example\" {\n", out);
 	print_template_block(out, BLOCK_UPSTREAM);
+	fputs("#}\n", out);
 }

@@ -21,7 +21,6 @@
 #include "base/log.h"
 #include "base/queue_id.h"
 
-#define JOURNAL_SOCKET "/run/systemd/journal/socket"
 #define LINE_MAX_BYTES 24576
 
 struct line {
@@ -33,7 +32,8 @@ static struct {
 	const char *program;
 	enum log_target target; /* never LOG_TO_AUTO */
 	enum log_level most;
-	int journal_fd;      /* -1: not open */
+	int journal_fd; /* -1: not open */
+	struct sockaddr_un journal;
 	int text_fd;         /* stderr, or its non-blocking twin */
 	bool text_is_socket; /* then send() knows how not to wait */
 	bool text_is_file;   /* then write() does not wait */
@@ -45,6 +45,7 @@ static struct {
 	.target = LOG_TO_STDERR,
 	.most = LOG_INFO,
 	.journal_fd = -1,
+	.journal = { .sun_family = AF_UNIX, .sun_path = "/run/systemd/journal/socket" },
 	.text_fd = STDERR_FILENO,
 };
 
@@ -474,13 +475,10 @@ send_text(const struct line *line)
 static int
 send_journal(const struct line *line)
 {
-	static const struct sockaddr_un journal = { .sun_family = AF_UNIX,
-		.sun_path = JOURNAL_SOCKET };
-
 	if (logger.journal_fd < 0)
 		return -1;
 	if (sendto(logger.journal_fd, line->data, line->len, MSG_DONTWAIT | MSG_NOSIGNAL,
-	        (const struct sockaddr *)&journal, sizeof(journal)) >= 0)
+	        (const struct sockaddr *)&logger.journal, sizeof(logger.journal)) >= 0)
 		return 1;
 	return errno == ENOENT || errno == ECONNREFUSED || errno == EACCES || errno == EPERM ? -1
 	                                                                                     : 0;
@@ -554,6 +552,12 @@ log_open(const char *program, enum log_target target, enum log_level most)
 	logger.target = target;
 	if (target == LOG_TO_JOURNAL && logger.journal_fd < 0)
 		logger.journal_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+void
+log_use_journal(const char *path)
+{
+	snprintf(logger.journal.sun_path, sizeof(logger.journal.sun_path), "%s", path);
 }
 
 bool

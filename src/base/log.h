@@ -61,6 +61,8 @@ struct log_field {
 
 /* `program` is a literal: the SYSLOG_IDENTIFIER. Before log_open() lines go to stderr at info. */
 void log_open(const char *program, enum log_target target, enum log_level most);
+/* Where the journal is: tests put a socket of their own there, before log_open(). Borrows path. */
+void log_use_journal(const char *path);
 bool log_is_on(enum log_level level); /* ask before costly debug fields */
 void log_event(enum log_level level, const char *event, const struct log_field *fields);
 

@@ -1,2 +1,3 @@
 include tests/unit/delivery.mk
 include tests/unit/intake.mk
+include tests/unit/base.mk
