@@ -152,22 +152,24 @@ struct smtp_server {
 	/* Private. */
 	const struct smtp_server_options *options;
 	enum smtp_server_state state;
-	bool abort_pending, reply_pending, close_pending, begun;
-	bool authenticated;
-	const char *refusal; /* not NULL: the message is refused with this at its end; or s->text */
+	bool abort_pending, reply_pending, close_pending;
+	bool begun;         /* the caller keeps something for this message */
+	bool mail_is_stale; /* the message is over: s->mail goes with the next call */
+	bool said_helo, said_auth;
+	bool input_pending;  /* the client did not wait for the answer to this line */
+	struct span refusal; /* not empty: how the message will be answered at its end */
 	struct data data;
 	struct header_scan header;
 	bool chunk_is_last;
 	uint64_t chunk_left;
 	uint64_t skipped_bytes;
-	unsigned errors, commands;
+	unsigned errors, commands, overshoot;
 	char *line; /* the part of a command line that came in earlier calls */
 	size_t line_len, line_size;
-	bool line_too_long;
+	bool line_is_long;
 	struct smtp_arena *arena; /* everything that s->mail points to */
-	size_t arena_bytes;
-	size_t recipients_size;
-	char helo_text[SMTP_HELO_MAX + 1];
+	size_t arena_bytes, recipients_size;
+	char helo_text[SMTP_HELO_MAX];
 	char text[SMTP_REPLY_MAX * 2];
 	char refusal_text[SMTP_REPLY_MAX];
 };
