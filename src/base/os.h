@@ -35,7 +35,7 @@ void os_drop_cache(int fd);
 int os_fstat(int fd, struct stat *st) MUST_CHECK;
 /* Renames inside one directory; -EEXIST if `to` is there (an existing file is never replaced). */
 int os_rename(int dirfd, const char *from, const char *to) MUST_CHECK;
-int os_unlink(int dirfd, const char *name) MUST_CHECK;
+int os_unlink(int dirfd, const char *name); /* some of what goes away is only room */
 int os_mkdir(int dirfd, const char *name, mode_t mode) MUST_CHECK;
 /* Calls `each` for each name but "." and ".." (in no order) until it returns non-zero, and returns
  * that, 0 at the end, or -errno. */

@@ -82,8 +82,12 @@ void catalog_follower_close(struct catalog_follower *f); /* NULL is fine */
 void catalog_follower_add(struct catalog_follower *f, const struct catalog_segment *s);
 /* Gives at most `most` messages; returns how many (== most: call again), or -errno. Callbacks as in
  * catalog_options (message's envelope is set, outcome is NULL; `segment` comes when one was read to
- * its end: SEALED, or an orphan's that was read like after a crash). */
+ * its end: SEALED, or an orphan's that was read like after a crash; its `messages` is 0 here). */
 int catalog_follow(
     struct catalog_follower *f, unsigned most, const struct catalog_options *options) MUST_CHECK;
+/* Is it still being written, or not yet read to its end? Then it must not be freed. */
+bool catalog_follower_is_live(const struct catalog_follower *f, uint32_t number);
+/* After spool_store_free_segment(). */
+void catalog_follower_forget(struct catalog_follower *f, uint32_t number);
 
 #endif

@@ -73,4 +73,7 @@ int envelope_encode(const struct envelope *e, void **out, size_t *len) MUST_CHEC
 int envelope_decode(struct span payload, struct envelope **out) MUST_CHECK;
 void envelope_free(struct envelope *e); /* NULL is fine */
 
+/* ID and flags alone, for replay. -EBADMSG: none in it. */
+int envelope_peek(struct span payload, uint64_t *id, uint32_t *flags) MUST_CHECK;
+
 #endif

@@ -67,7 +67,8 @@ struct journal_outcome {
 	uint64_t time_ms;
 	uint32_t flags;
 	uint32_t possible_duplicates; /* so far, for this message */
-	struct spool_location moved;
+	struct spool_location
+	    moved; /* once moved, every later outcome of the message says so again */
 	uint32_t
 	    n_all; /* how many recipients the message has: a record that names all of them makes
 			 * older ones of this message unneeded */
@@ -80,6 +81,8 @@ int journal_encode(const struct journal_outcome *o, void **out, size_t *len) MUS
 /* Gives an outcome that owns all its bytes, ended by journal_free(). -EBADMSG, -ENOMEM. */
 int journal_decode(struct span payload, struct journal_outcome **out) MUST_CHECK;
 void journal_free(struct journal_outcome *o); /* NULL is fine */
+/* Without an allocation. is_complete: it names as many recipients as the message has. */
+int journal_peek(struct span payload, uint64_t *id, uint32_t *flags, bool *is_complete) MUST_CHECK;
 
 /* All that the journals say, by message: what replay and compaction work with. It keeps places, not
  * records: about 16 bytes for a message with outcomes, 4 for one without. */
@@ -104,7 +107,7 @@ int journal_index_get(
 int journal_index_history(struct journal_index *index, uint64_t id,
     void (*each)(void *arg, const struct journal_outcome *o), void *arg) MUST_CHECK;
 /* First call for an ID: false, later ones: true. Replay uses it to pass over a second copy. */
-bool journal_index_was_seen(struct journal_index *index, uint64_t id);
+int journal_index_was_seen(struct journal_index *index, uint64_t id, bool *was_seen) MUST_CHECK;
 /* IDs with outcomes, in ascending order of segment number and sequence. */
 int journal_index_each(struct journal_index *index, int (*each)(void *arg, uint64_t id, bool done),
     void *arg) MUST_CHECK;

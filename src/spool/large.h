@@ -13,7 +13,11 @@
 
 #define LARGE_INLINE_MAX (256u << 10) /* a body up to here stands in the segment */
 
+#define LARGE_NAME_MAX 20 /* "large/", an ID, NUL */
+
 struct large;
+
+void large_name(uint64_t id, char out[LARGE_NAME_MAX]); /* in the spool directory */
 
 /* Creates large/ID. Borrows dirfd (the spool directory) as long as it lives. */
 int large_create(int dirfd, uint64_t id, struct large **out) MUST_CHECK;

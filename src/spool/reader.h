@@ -75,9 +75,10 @@ int spool_reader_next(
     struct spool_reader *r, enum spool_event *event, struct spool_entry *entry) MUST_CHECK;
 /* The writer has committed more. Only for a reader opened with a limit; it goes on where it ended. */
 void spool_reader_extend(struct spool_reader *r, uint64_t limit);
-/* Look only at the first group (for REVOKEs). Before the first next(). */
-void spool_reader_first_group_only(struct spool_reader *r);
+/* Look only at the first group, and only if it starts with a REVOKE. Before the first next(). */
+void spool_reader_revokes_only(struct spool_reader *r);
 const struct segment_header *spool_reader_header(const struct spool_reader *r);
+uint64_t spool_reader_position(const struct spool_reader *r);     /* where the next group will be */
 bool spool_reader_was_closed_clean(const struct spool_reader *r); /* a CLEAN record was met */
 int spool_reader_sync_error(const struct spool_reader *r); /* errno of distrust's fsync, or 0 */
 void spool_reader_close(struct spool_reader *r);           /* NULL is fine */

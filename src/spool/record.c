@@ -1,8 +1,6 @@
 #include <string.h>
 
-#define XXH_INLINE_ALL /* the state of a hash lives on our stack */
-#include <xxhash.h>
-
+#include "spool/checksum.h"
 #include "spool/record.h"
 
 void
@@ -60,7 +58,7 @@ record_put_header(
 	out[5] = h->flags;
 	record_put_u32(out + 8, h->payload_bytes);
 	record_put_u64(out + 16, h->seq);
-	h->checksum = XXH3_64bits_withSeed(out, 24, salt.header);
+	h->checksum = checksum(out, 24, salt.header);
 	record_put_u64(out + 24, h->checksum);
 }
 
@@ -80,7 +78,7 @@ record_get_header(
 	got.checksum = record_get_u64(in + 24);
 	if (got.payload_bytes > RECORD_PAYLOAD_MAX || got.seq == 0)
 		return false;
-	if (XXH3_64bits_withSeed(in, 24, salt.header) != got.checksum)
+	if (checksum(in, 24, salt.header) != got.checksum)
 		return false;
 	*h = got;
 	return true;
@@ -90,18 +88,7 @@ uint64_t
 record_payload_checksum(
     const struct record_header *h, struct record_salt salt, const struct iovec *iov, int n)
 {
-	uint64_t seed = salt.payload ^ h->checksum;
-	XXH3_state_t state;
-
-	if (n == 0)
-		return XXH3_64bits_withSeed("", 0, seed);
-	if (n == 1)
-		return XXH3_64bits_withSeed(iov[0].iov_base, iov[0].iov_len, seed);
-	XXH3_INITSTATE(&state);
-	XXH3_64bits_reset_withSeed(&state, seed);
-	for (int i = 0; i < n; i++)
-		XXH3_64bits_update(&state, iov[i].iov_base, iov[i].iov_len);
-	return XXH3_64bits_digest(&state);
+	return checksum_pieces(iov, n, salt.payload ^ h->checksum);
 }
 
 size_t
@@ -125,7 +112,7 @@ record_is_whole(const struct record_header *h, struct record_salt salt, const ui
 	for (const uint8_t *p = payload + h->payload_bytes; p < end; p++)
 		if (*p != 0)
 			return false;
-	return XXH3_64bits_withSeed(payload, h->payload_bytes, seed) == record_get_u64(end);
+	return checksum(payload, h->payload_bytes, seed) == record_get_u64(end);
 }
 
 uint64_t
@@ -135,7 +122,7 @@ record_chain(uint64_t so_far, uint64_t header_checksum, uint64_t payload_checksu
 
 	record_put_u64(both, header_checksum);
 	record_put_u64(both + 8, payload_checksum);
-	return XXH3_64bits_withSeed(both, sizeof(both), so_far);
+	return checksum(both, sizeof(both), so_far);
 }
 
 void

@@ -53,7 +53,7 @@ enum record_type {
 	RECORD_BODY = 3,     /* the bytes of a message as received */
 	RECORD_REVOKE =
 	    4, /* critical. Records of another segment that are not to be delivered (I6);
-	                      * stands only in the first group of a file */
+	                      * stands only as the first record of a file */
 	RECORD_OUTCOME = 5,  /* journal.h */
 	RECORD_SNAPSHOT = 6, /* journal.h: what follows in this file replaces all older journals */
 	RECORD_CLEAN = 7,    /* the writer closed the file in good order: nothing follows */

@@ -77,6 +77,8 @@ segment_kind_of(uint32_t number) /* of a message segment */
 }
 
 void segment_name(enum segment_kind kind, uint32_t number, char out[SEGMENT_NAME_MAX]);
+void segment_free_name(uint32_t number, char out[SEGMENT_NAME_MAX]);
+void segment_prep_name(uint32_t number, char out[SEGMENT_NAME_MAX]);
 enum segment_name_kind segment_parse_name(const char *name, uint32_t *number);
 
 void segment_put_header(const struct segment_header *h, uint8_t out[RECORD_BLOCK]);

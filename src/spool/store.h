@@ -45,11 +45,13 @@ int spool_store_quarantine(struct spool_store *s, const struct spool_damage *dam
 int spool_store_free_large(struct spool_store *s, uint64_t id) MUST_CHECK;
 /* All messages of the segment are done: it becomes free-N.seg or goes away, and the directory is
  * synced. -EBUSY: it holds a REVOKE for a segment that is still there; it is freed together with
- * that one, by itself: count it as freed. */
+ * that one, by itself: count it as freed. (Or spool_store_keep() was said.) */
 int spool_store_free_segment(struct spool_store *s, uint32_t number) MUST_CHECK;
 /* Catalog and follower tell the store of each REVOKE they meet, so that it knows what hangs together. */
 void spool_store_note_revoke(
     struct spool_store *s, uint32_t holder, const struct record_revoke *revoke);
+/* The segment is never to be freed by this process: it holds what could not be set aside. */
+void spool_store_keep(struct spool_store *s, uint32_t number);
 /* Is this record revoked? (By a REVOKE that was noted.) */
 bool spool_store_is_revoked(const struct spool_store *s, uint32_t segment, uint64_t seq);
 

@@ -50,7 +50,8 @@ struct spool_record {
 /* Caller's storage, borrowed from submit until done() has been called, which may free it. It may
  * not be dropped earlier: a session that gives up lets go of its item and leaves it to done(). */
 struct spool_item {
-	struct spool_item *next; /* the writer's */
+	struct spool_item *next; /* the writer's, as is submitted_ms */
+	uint64_t submitted_ms;
 	struct spool_record records[2];
 	int n_records;
 	struct large *large; /* taken by submit; NULL: none */
@@ -115,7 +116,8 @@ void spool_writer_submit(struct spool_writer *w, struct spool_item *item);
 bool spool_writer_is_failed(const struct spool_writer *w); /* refuse mail: 452 4.3.1, 421 */
 /* How long the oldest submitted item has been waiting; 0: none waits. A hung disk shows here. */
 uint64_t spool_writer_waiting_ms(struct spool_writer *w);
-/* A new queue ID (intake, delivery), never given before in this directory. Any thread. */
+/* A new queue ID (intake, delivery), never given before in this directory. Any thread. 0: there
+ * is none until the next segment (16 million were asked for in this one): refuse mail. */
 uint64_t spool_writer_next_id(struct spool_writer *w);
 /* Room on the file system, at most a second old. Compare free_bytes with spool.min-free. */
 int spool_writer_room(struct spool_writer *w, struct os_room *out) MUST_CHECK;

@@ -1,3 +1,4 @@
 include tests/unit/delivery.mk
 include tests/unit/intake.mk
 include tests/unit/base.mk
+include tests/unit/spool.mk

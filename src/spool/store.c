@@ -1,0 +1,535 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "base/queue_id.h"
+#include "spool/checksum.h"
+#include "spool/large.h"
+#include "spool/store.h"
+
+#define OPEN_MAX_SEGMENTS 32
+#define FREE_KEPT 2
+#define FIRST_READ 4096u
+#define COPY_BYTES (256u << 10)
+
+struct open_segment {
+	uint32_t number; /* 0: unused */
+	int fd;
+	struct record_salt salt;
+	uint64_t used;
+};
+
+struct noted_revoke {
+	uint32_t holder;
+	struct record_revoke revoke;
+	bool holder_is_done;
+};
+
+struct spool_store {
+	int dirfd;
+	bool read_only;
+	struct open_segment open[OPEN_MAX_SEGMENTS];
+	uint64_t clock;
+	struct noted_revoke *revokes;
+	size_t n_revokes;
+};
+
+struct spool_body {
+	uint64_t bytes;
+	char *data; /* inline: all of it */
+	int fd;     /* large: -1 if inline */
+	uint64_t id, checksum_wanted;
+	uint64_t checked; /* bytes that are in the sum */
+	struct checksum_stream *sum;
+};
+
+int
+spool_store_open(int dirfd, bool read_only, struct spool_store **out)
+{
+	struct spool_store *s = xcalloc(1, sizeof(*s));
+
+	s->dirfd = dirfd;
+	s->read_only = read_only;
+	*out = s;
+	return 0;
+}
+
+void
+spool_store_close(struct spool_store *s)
+{
+	if (s == NULL)
+		return;
+	for (size_t i = 0; i < OPEN_MAX_SEGMENTS; i++)
+		if (s->open[i].number != 0)
+			os_close(s->open[i].fd);
+	free(s->revokes);
+	free(s);
+}
+
+static void
+forget_open(struct spool_store *s, uint32_t number)
+{
+	for (size_t i = 0; i < OPEN_MAX_SEGMENTS; i++)
+		if (s->open[i].number == number) {
+			os_close(s->open[i].fd);
+			s->open[i].number = 0;
+		}
+}
+
+static int
+get_segment(struct spool_store *s, uint32_t number, const struct open_segment **out)
+{
+	struct open_segment *victim = &s->open[0];
+	struct segment_header header;
+	int fd, r;
+
+	for (size_t i = 0; i < OPEN_MAX_SEGMENTS; i++) {
+		struct open_segment *o = &s->open[i];
+
+		if (o->number == number && number != 0) {
+			o->used = ++s->clock;
+			*out = o;
+			return 0;
+		}
+		if (victim->number != 0 && (o->number == 0 || o->used < victim->used))
+			victim = o;
+	}
+	r = segment_open(s->dirfd, segment_kind_of(number), number, false, &header, &fd, NULL);
+	if (fd < 0)
+		return r;
+	if (r < 0) {
+		os_close(fd);
+		return r;
+	}
+	if (victim->number != 0)
+		os_close(victim->fd);
+	*victim = (struct open_segment){ .number = number,
+		.fd = fd,
+		.salt = record_salt_from(header.salt),
+		.used = ++s->clock };
+	*out = victim;
+	return 0;
+}
+
+/* Reads up to `len`; returns what there is. */
+static ssize_t
+read_most(int fd, void *buf, size_t len, uint64_t offset)
+{
+	size_t got = 0;
+
+	while (got < len) {
+		ssize_t n = os_pread(fd, (char *)buf + got, len - got, offset + got);
+
+		if (n < 0)
+			return n;
+		if (n == 0)
+			break;
+		got += (size_t)n;
+	}
+	return (ssize_t)got;
+}
+
+/* A whole record of that type, checked. Gives *record: header, payload, trailer (free()). */
+static int
+read_record(const struct open_segment *o, uint64_t offset, uint8_t type, struct record_header *h,
+    uint8_t **record)
+{
+	uint8_t *in = os_alloc(FIRST_READ);
+	size_t bytes;
+	ssize_t n;
+
+	if (in == NULL)
+		return -ENOMEM;
+	n = read_most(o->fd, in, FIRST_READ, offset);
+	if (n < (ssize_t)RECORD_HEADER_BYTES || !record_get_header(in, o->salt, h) ||
+	    h->type != type)
+		goto bad;
+	bytes = record_bytes(h->payload_bytes);
+	if (bytes > FIRST_READ) {
+		uint8_t *bigger = os_realloc(in, bytes);
+
+		if (bigger == NULL) {
+			free(in);
+			return -ENOMEM;
+		}
+		in = bigger;
+		n = read_most(o->fd, in + FIRST_READ, bytes - FIRST_READ, offset + FIRST_READ);
+		if (n < 0)
+			goto bad;
+		n += FIRST_READ;
+	}
+	if (n < (ssize_t)bytes || !record_is_whole(h, o->salt, in))
+		goto bad;
+	*record = in;
+	return 0;
+bad:
+	free(in);
+	return n < 0 ? (int)n : -EBADMSG;
+}
+
+int
+spool_store_envelope(struct spool_store *s, struct spool_location at, struct envelope **out)
+{
+	const struct open_segment *o;
+	struct record_header h;
+	uint8_t *record;
+	int r;
+
+	r = get_segment(s, at.segment, &o);
+	if (r < 0)
+		return r;
+	r = read_record(o, at.offset, RECORD_ENVELOPE, &h, &record);
+	if (r < 0)
+		return r;
+	r = envelope_decode(
+	    (struct span){ (char *)record + RECORD_HEADER_BYTES, h.payload_bytes }, out);
+	free(record);
+	return r;
+}
+
+static int
+open_large(struct spool_store *s, const struct envelope *e, struct spool_body *b)
+{
+	char name[LARGE_NAME_MAX];
+	struct stat st;
+	int fd, r;
+
+	large_name(e->id, name);
+	fd = os_open(s->dirfd, name, O_RDONLY | O_NONBLOCK, 0);
+	if (fd < 0)
+		return fd;
+	r = os_fstat(fd, &st);
+	if (r == 0 && (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != e->body_bytes))
+		r = -EBADMSG;
+	if (r < 0) {
+		os_close(fd);
+		return r;
+	}
+	b->fd = fd;
+	b->id = e->id;
+	b->bytes = e->body_bytes;
+	b->checksum_wanted = e->body_checksum;
+	b->sum = checksum_stream_new(e->id);
+	return 0;
+}
+
+static int
+open_inline(struct spool_store *s, struct spool_location at, struct spool_body *b)
+{
+	const struct open_segment *o;
+	struct record_header h;
+	uint8_t in[RECORD_HEADER_BYTES], *record;
+	uint64_t seq;
+	int r;
+
+	r = get_segment(s, at.segment, &o);
+	if (r < 0)
+		return r;
+	if (read_most(o->fd, in, sizeof(in), at.offset) != (ssize_t)sizeof(in) ||
+	    !record_get_header(in, o->salt, &h) || h.type != RECORD_ENVELOPE)
+		return -EBADMSG;
+	seq = h.seq;
+	r = read_record(
+	    o, (uint64_t)at.offset + record_bytes(h.payload_bytes), RECORD_BODY, &h, &record);
+	if (r < 0)
+		return r;
+	if (h.seq != seq + 1) {
+		free(record);
+		return -EBADMSG;
+	}
+	memmove(record, record + RECORD_HEADER_BYTES, h.payload_bytes);
+	b->data = (char *)record;
+	b->bytes = h.payload_bytes;
+	return 0;
+}
+
+int
+spool_store_body(struct spool_store *s, struct spool_location at, const struct envelope *e,
+    struct spool_body **out)
+{
+	struct spool_body *b = xcalloc(1, sizeof(*b));
+	int r;
+
+	b->fd = -1;
+	r = e->flags & ENVELOPE_LARGE ? open_large(s, e, b) : open_inline(s, at, b);
+	if (r < 0) {
+		free(b);
+		return r;
+	}
+	*out = b;
+	return 0;
+}
+
+uint64_t
+spool_body_bytes(const struct spool_body *b)
+{
+	return b->bytes;
+}
+
+static ssize_t
+read_large(struct spool_body *b, uint64_t offset, void *buf, size_t len)
+{
+	ssize_t n;
+
+	if (offset == 0) {
+		checksum_stream_reset(b->sum, b->id);
+		b->checked = 0;
+	}
+	n = read_most(b->fd, buf, len, offset);
+	if (n < 0)
+		return n;
+	if ((size_t)n < len)
+		return -EBADMSG; /* it was longer when it was opened */
+	if (offset <= b->checked && offset + len > b->checked) {
+		size_t known = (size_t)(b->checked - offset);
+
+		checksum_stream_add(b->sum, (char *)buf + known, len - known);
+		b->checked = offset + len;
+	}
+	if (offset + len == b->bytes && b->checked == b->bytes &&
+	    checksum_stream_value(b->sum) != b->checksum_wanted)
+		return -EBADMSG;
+	return n;
+}
+
+ssize_t
+spool_body_read(struct spool_body *b, uint64_t offset, void *buf, size_t len)
+{
+	if (offset >= b->bytes)
+		return 0;
+	if (len > b->bytes - offset)
+		len = (size_t)(b->bytes - offset);
+	if (b->fd >= 0)
+		return read_large(b, offset, buf, len);
+	memcpy(buf, b->data + offset, len);
+	return (ssize_t)len;
+}
+
+void
+spool_body_close(struct spool_body *b)
+{
+	if (b == NULL)
+		return;
+	if (b->fd >= 0)
+		os_close(b->fd);
+	checksum_stream_free(b->sum);
+	free(b->data);
+	free(b);
+}
+
+static int
+sync_directory(int dirfd, const char *name)
+{
+	int fd, r;
+
+	fd = os_open(dirfd, name, O_RDONLY | O_DIRECTORY, 0);
+	if (fd < 0)
+		return fd;
+	r = os_fsync(fd);
+	os_close(fd);
+	return r;
+}
+
+/* What cannot be read is left out: zeros stand in its place. */
+static int
+copy_range(int from, uint64_t offset, uint64_t len, int to)
+{
+	char *buf = xcalloc(1, COPY_BYTES);
+	int r = 0;
+
+	for (uint64_t at = 0; at < len && r == 0;) {
+		size_t step = len - at < COPY_BYTES ? (size_t)(len - at) : COPY_BYTES;
+		struct iovec iov;
+		ssize_t n = os_pread(from, buf, step, offset + at);
+
+		if (n == 0)
+			break; /* the file ends before the range does */
+		if (n < 0) {
+			step = step < RECORD_BLOCK ? step : RECORD_BLOCK;
+			n = os_pread(from, buf, step, offset + at);
+			if (n <= 0) {
+				memset(buf, 0, step);
+				n = (ssize_t)step;
+			}
+		}
+		iov = (struct iovec){ buf, (size_t)n };
+		n = os_pwritev(to, &iov, 1, at);
+		if (n <= 0)
+			r = n < 0 ? (int)n : -EIO;
+		else
+			at += (uint64_t)n;
+	}
+	free(buf);
+	return r < 0 ? r : os_fsync(to);
+}
+
+int
+spool_store_quarantine(struct spool_store *s, const struct spool_damage *damage)
+{
+	char name[sizeof("quarantine/") + SEGMENT_NAME_MAX + 48];
+	struct stat st;
+	int from, to, r;
+
+	if (s->read_only)
+		return -EROFS;
+	if (damage->length_bytes == 0)
+		return 0;
+	snprintf(name, sizeof(name), "quarantine/%s.%llu-%llu", damage->file,
+	    (unsigned long long)damage->offset, (unsigned long long)damage->length_bytes);
+	from = os_open(s->dirfd, damage->file, O_RDONLY | O_NONBLOCK, 0);
+	if (from < 0)
+		return from;
+	to = os_open(s->dirfd, name, O_RDWR | O_CREAT, 0600);
+	if (to < 0) {
+		os_close(from);
+		return to;
+	}
+	r = os_fstat(to, &st);
+	if (r == 0 && (uint64_t)st.st_size != damage->length_bytes)
+		r = copy_range(from, damage->offset, damage->length_bytes, to);
+	if (r == 0)
+		r = sync_directory(s->dirfd, "quarantine");
+	os_close(to);
+	os_close(from);
+	return r;
+}
+
+int
+spool_store_free_large(struct spool_store *s, uint64_t id)
+{
+	char name[LARGE_NAME_MAX];
+	int r;
+
+	if (s->read_only)
+		return -EROFS;
+	large_name(id, name);
+	r = os_unlink(s->dirfd, name);
+	return r == -ENOENT ? 0 : r;
+}
+
+/* Away with the name of a segment: it becomes a free one, or goes. The highest numbers are kept. */
+static int
+retire(struct spool_store *s, uint32_t number)
+{
+	char name[SEGMENT_NAME_MAX], to[SEGMENT_NAME_MAX];
+	uint32_t *kept = NULL;
+	size_t n = 0;
+	int r;
+
+	segment_name(segment_kind_of(number), number, name);
+	segment_free_name(number, to);
+	forget_open(s, number);
+	r = segment_list(s->dirfd, SEGMENT_NAME_FREE, &kept, &n);
+	if (r < 0)
+		return r;
+	if (n >= FREE_KEPT && kept[0] < number) {
+		char lowest[SEGMENT_NAME_MAX];
+
+		segment_free_name(kept[0], lowest);
+		r = os_unlink(s->dirfd, lowest);
+		if (r == -ENOENT)
+			r = 0; /* a writer took it */
+		n--;
+	}
+	free(kept);
+	if (r == 0)
+		r = n < FREE_KEPT ? os_rename(s->dirfd, name, to) : os_unlink(s->dirfd, name);
+	return r == -ENOENT ? 0 : r;
+}
+
+static bool
+is_there(struct spool_store *s, uint32_t number)
+{
+	char name[SEGMENT_NAME_MAX];
+	int fd;
+
+	segment_name(segment_kind_of(number), number, name);
+	fd = os_open(s->dirfd, name, O_RDONLY | O_NONBLOCK, 0);
+	if (fd >= 0)
+		os_close(fd);
+	return fd != -ENOENT;
+}
+
+/* Does it hold a REVOKE that is still needed? */
+static bool
+is_needed(struct spool_store *s, uint32_t holder)
+{
+	for (size_t i = 0; i < s->n_revokes; i++)
+		if (s->revokes[i].holder == holder && is_there(s, s->revokes[i].revoke.segment))
+			return true;
+	return false;
+}
+
+static void
+forget_revokes(struct spool_store *s, uint32_t holder)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n_revokes; i++)
+		if (s->revokes[i].holder != holder)
+			s->revokes[n++] = s->revokes[i];
+	s->n_revokes = n;
+}
+
+int
+spool_store_free_segment(struct spool_store *s, uint32_t number)
+{
+	int r;
+
+	if (s->read_only)
+		return -EROFS;
+	if (is_needed(s, number)) {
+		for (size_t i = 0; i < s->n_revokes; i++)
+			if (s->revokes[i].holder == number)
+				s->revokes[i].holder_is_done = true;
+		return -EBUSY;
+	}
+	r = retire(s, number);
+	if (r == 0)
+		r = os_fsync(s->dirfd); /* before that, whoever held its REVOKE must stay */
+	if (r == 0)
+		r = sync_directory(s->dirfd, "large");
+	if (r < 0)
+		return r;
+	forget_revokes(s, number);
+	for (size_t i = 0; i < s->n_revokes; i++)
+		if (s->revokes[i].revoke.segment == number && s->revokes[i].holder_is_done) {
+			r = spool_store_free_segment(s, s->revokes[i].holder);
+			return r == -EBUSY ? 0 : r;
+		}
+	return 0;
+}
+
+void
+spool_store_note_revoke(struct spool_store *s, uint32_t holder, const struct record_revoke *revoke)
+{
+	for (size_t i = 0; i < s->n_revokes; i++)
+		if (s->revokes[i].holder == holder &&
+		    s->revokes[i].revoke.segment == revoke->segment &&
+		    s->revokes[i].revoke.first_seq == revoke->first_seq)
+			return;
+	s->revokes = xrealloc(s->revokes, s->n_revokes + 1, sizeof(*s->revokes));
+	s->revokes[s->n_revokes++] = (struct noted_revoke){ .holder = holder, .revoke = *revoke };
+}
+
+void
+spool_store_keep(struct spool_store *s, uint32_t number)
+{
+	/* It hangs on itself; the range of seq is empty. */
+	spool_store_note_revoke(s, number, &(struct record_revoke){ number, 1, 0 });
+}
+
+bool
+spool_store_is_revoked(const struct spool_store *s, uint32_t segment, uint64_t seq)
+{
+	for (size_t i = 0; i < s->n_revokes; i++) {
+		const struct record_revoke *v = &s->revokes[i].revoke;
+
+		if (v->segment == segment && v->first_seq <= seq && seq <= v->last_seq)
+			return true;
+	}
+	return false;
+}

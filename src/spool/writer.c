@@ -1,0 +1,1115 @@
+/* writer.c - see writer.h. Two threads: the committer writes and syncs groups; the preparer makes the
+ * next file while the committer works, and brings full files to their end. Each file is written by one
+ * of them at a time. */
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/queue_id.h"
+#include "spool/journal_compact.h"
+#include "spool/writer.h"
+
+#define SEGMENT_BYTES_DEFAULT (16u << 20)
+#define GROUP_BYTES_MAX (4u << 20)
+#define GROUP_IOV_MAX 1024
+#define COMPACTION_GROUP_BYTES (512u << 10)
+#define COMMIT_BYTES (RECORD_HEADER_BYTES + RECORD_COMMIT_BYTES + 8u)
+#define BACKOFF_FIRST_MS 1000u
+#define BACKOFF_MOST_MS 60000u
+#define ROOM_AGE_MS 1000u
+#define IDS_LOW 0xff0000u /* this many IDs of a number given: time for the next number */
+
+struct file {
+	int fd; /* -1: none */
+	struct segment_header header;
+	struct record_salt salt;
+	uint64_t bytes;
+	uint64_t end; /* everything before it is durable */
+	uint64_t seq; /* of the last record */
+};
+
+/* A group on its way to the disk. */
+struct group {
+	struct iovec iov[GROUP_IOV_MAX];
+	int n_iov;
+	uint64_t offset; /* in the file, of iov[0] */
+	uint64_t first_seq, last_seq;
+	uint32_t count;
+	uint64_t chain;
+	int error;
+	const char *operation;
+	uint64_t error_offset;
+	uint8_t commit[COMMIT_BYTES];
+};
+
+struct report_node {
+	struct report_node *next;
+	struct spool_report report;
+};
+
+struct item_list {
+	struct spool_item *head, **tail;
+};
+
+struct spool_writer {
+	struct spool_writer_options options;
+	int event_fd;
+	pthread_t committer, preparer;
+	_Atomic bool failed;
+	_Atomic uint64_t next_id;
+
+	pthread_mutex_t lock;   /* all below, until the next comment */
+	pthread_cond_t work;    /* committer: items, a file is ready, or stop */
+	pthread_cond_t prepare; /* preparer: a file is wanted, one is to be ended, or stop */
+	struct item_list submitted, finished;
+	uint64_t oldest_ms; /* of the group in work; 0: none */
+	struct report_node *reports, **reports_tail;
+	bool stop, stop_preparer;
+	struct file spare;
+	bool spare_wanted;
+	int spare_error; /* of the last try; 0: none failed since the last file */
+	uint64_t backoff_ms;
+	struct file ending; /* full, to be marked and closed */
+
+	/* the caller's */
+	struct os_room room;
+	uint64_t room_ms;
+	int room_error;
+
+	/* the committer's alone */
+	struct file current;
+	uint64_t journal_bytes, journal_live_bytes;
+	struct group group;
+};
+
+static const uint8_t zeros[RECORD_BLOCK];
+
+static void
+list_init(struct item_list *l)
+{
+	l->head = NULL;
+	l->tail = &l->head;
+}
+
+static void
+list_add(struct item_list *l, struct spool_item *item)
+{
+	item->next = NULL;
+	*l->tail = item;
+	l->tail = &item->next;
+}
+
+static struct spool_item *
+list_take(struct item_list *l)
+{
+	struct spool_item *item = l->head;
+
+	if (item == NULL)
+		return NULL;
+	l->head = item->next;
+	if (l->head == NULL)
+		l->tail = &l->head;
+	item->next = NULL;
+	return item;
+}
+
+static void
+poke(int fd)
+{
+	uint64_t one = 1;
+	ssize_t n;
+
+	if (fd < 0)
+		return;
+	do {
+		n = write(fd, &one, sizeof(one));
+	} while (n < 0 && errno == EINTR); /* EAGAIN: it is readable already */
+}
+
+/* Files. */
+
+static bool
+file_is_open(const struct file *f)
+{
+	return f->fd >= 0;
+}
+
+static int
+file_create(const struct spool_writer *w, struct file *f)
+{
+	struct segment_header header;
+	int fd, r;
+
+	r = segment_create(w->options.dirfd, w->options.kind, w->options.segment_bytes,
+	    w->options.page, &header, &fd);
+	if (r < 0)
+		return r;
+	*f = (struct file){ .fd = fd,
+		.header = header,
+		.salt = record_salt_from(header.salt),
+		.bytes = (uint64_t)header.blocks * RECORD_BLOCK,
+		.end = RECORD_BLOCK };
+	return 0;
+}
+
+static struct shared_slot *
+slot_of(const struct spool_writer *w, const struct file *f)
+{
+	if (w->options.page == NULL || w->options.kind == SEGMENT_JOURNAL)
+		return NULL;
+	return shared_page_slot(w->options.page, f->header.number);
+}
+
+static void
+file_publish(const struct spool_writer *w, const struct file *f)
+{
+	struct shared_slot *slot = slot_of(w, f);
+
+	if (slot != NULL)
+		atomic_store(&slot->committed_bytes, f->end);
+	poke(w->options.wake_fd);
+}
+
+/* Nothing more will be written to it, ever. */
+static void
+file_seal(const struct spool_writer *w, struct file *f)
+{
+	struct shared_slot *slot = slot_of(w, f);
+
+	os_close(f->fd);
+	f->fd = -1;
+	if (slot != NULL)
+		atomic_store(&slot->state, SHARED_SLOT_SEALED);
+	poke(w->options.wake_fd);
+}
+
+/* Groups. */
+
+static void
+group_start(struct group *g, const struct file *f)
+{
+	g->n_iov = 0;
+	g->offset = f->end;
+	g->first_seq = f->seq + 1;
+	g->last_seq = f->seq;
+	g->count = 0;
+	g->chain = f->salt.payload;
+	g->error = 0;
+}
+
+/* Writes what is gathered. Goes on after a short write; after an error nothing is written any more. */
+static void
+group_flush(struct group *g, const struct file *f)
+{
+	struct iovec *iov = g->iov;
+	int n = g->n_iov;
+
+	g->n_iov = 0;
+	while (g->error == 0 && n > 0) {
+		ssize_t written = os_pwritev(f->fd, iov, n, g->offset);
+
+		if (written <= 0) {
+			g->error = written < 0 ? (int)written : -EIO;
+			g->operation = "write";
+			g->error_offset = g->offset;
+			return;
+		}
+		g->offset += (uint64_t)written;
+		while (n > 0 && (size_t)written >= iov->iov_len) {
+			written -= (ssize_t)iov->iov_len;
+			iov++;
+			n--;
+		}
+		if (n > 0) {
+			iov->iov_base = (char *)iov->iov_base + written;
+			iov->iov_len -= (size_t)written;
+		}
+	}
+}
+
+static void
+group_add(struct group *g, const struct file *f, const void *data, size_t len)
+{
+	if (len == 0)
+		return;
+	if (g->n_iov == GROUP_IOV_MAX)
+		group_flush(g, f);
+	g->iov[g->n_iov++] = (struct iovec){ (void *)(uintptr_t)data, len };
+}
+
+static void
+group_add_record(struct group *g, const struct file *f, struct spool_record *record)
+{
+	struct record_header h = { .type = record->type,
+		.flags = record->flags,
+		.payload_bytes = record->payload_bytes,
+		.seq = g->last_seq + 1 };
+	uint64_t sum;
+
+	record_put_header(&h, f->salt, record->header);
+	sum = record_payload_checksum(&h, f->salt, record->iov, record->n_iov);
+	record->trailer_bytes = (uint8_t)record_put_trailer(&h, sum, record->trailer);
+	group_add(g, f, record->header, RECORD_HEADER_BYTES);
+	for (int i = 0; i < record->n_iov; i++)
+		group_add(g, f, record->iov[i].iov_base, record->iov[i].iov_len);
+	group_add(g, f, record->trailer, record->trailer_bytes);
+	g->chain = record_chain(g->chain, h.checksum, sum);
+	g->last_seq++;
+	g->count++;
+}
+
+/* Adds COMMIT and padding, writes, syncs. 0: everything of the group is durable (I1). */
+static int
+group_commit(struct group *g, struct file *f, uint64_t bytes_of_records)
+{
+	struct record_commit commit = { g->first_seq, g->last_seq, g->count, g->chain };
+	struct record_header h = {
+		.type = RECORD_COMMIT, .payload_bytes = RECORD_COMMIT_BYTES, .seq = g->last_seq + 1
+	};
+	struct iovec payload = { g->commit + RECORD_HEADER_BYTES, RECORD_COMMIT_BYTES };
+	uint64_t end = f->end + bytes_of_records + COMMIT_BYTES;
+	uint64_t padded = (end + RECORD_BLOCK - 1) / RECORD_BLOCK * RECORD_BLOCK;
+
+	record_put_header(&h, f->salt, g->commit);
+	record_put_commit(&commit, g->commit + RECORD_HEADER_BYTES);
+	record_put_u64(g->commit + RECORD_HEADER_BYTES + RECORD_COMMIT_BYTES,
+	    record_payload_checksum(&h, f->salt, &payload, 1));
+	group_add(g, f, g->commit, COMMIT_BYTES);
+	group_add(g, f, zeros, padded - end);
+	group_flush(g, f);
+	if (g->error == 0) {
+		g->error = os_fdatasync(f->fd);
+		g->operation = "sync";
+		g->error_offset = f->end;
+	}
+	if (g->error != 0)
+		return g->error;
+	assert(g->offset == padded);
+	f->end = padded;
+	f->seq = g->last_seq + 1;
+	return 0;
+}
+
+/* A group of one record that is ours. */
+static int
+commit_single(
+    struct group *g, struct file *f, uint8_t type, uint8_t flags, const void *payload, uint32_t len)
+{
+	struct spool_record record = { .type = type, .flags = flags, .payload_bytes = len };
+
+	if (f->end + record_bytes(len) + COMMIT_BYTES > f->bytes)
+		return -ENOSPC;
+	record.one = (struct iovec){ (void *)(uintptr_t)payload, len };
+	record.iov = &record.one;
+	record.n_iov = len > 0 ? 1 : 0;
+	group_start(g, f);
+	group_add_record(g, f, &record);
+	return group_commit(g, f, record_bytes(len));
+}
+
+/* Marks a file as complete; that it fails costs nothing: all that was promised stands before it. */
+static void
+file_finish(const struct spool_writer *w, struct file *f)
+{
+	struct group *g = malloc(sizeof(*g));
+
+	if (g != NULL)
+		(void)commit_single(g, f, RECORD_CLEAN, 0, NULL, 0);
+	free(g);
+	file_seal(w, f);
+}
+
+/* Telling the caller's thread. */
+
+static void
+report_locked(struct spool_writer *w, const struct spool_report *report)
+{
+	struct report_node *node = xcalloc(1, sizeof(*node));
+
+	node->report = *report;
+	*w->reports_tail = node;
+	w->reports_tail = &node->next;
+	poke(w->event_fd);
+}
+
+static void
+report(struct spool_writer *w, const struct spool_report *what)
+{
+	pthread_mutex_lock(&w->lock);
+	report_locked(w, what);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static void
+set_failed(struct spool_writer *w, bool failed)
+{
+	atomic_store(&w->failed, failed);
+	if (w->options.page != NULL && w->options.kind == SEGMENT_INTAKE)
+		atomic_store(&w->options.page->spool_failed, failed);
+}
+
+static void
+report_failure(struct spool_writer *w, const struct file *f, const struct group *g,
+    const char *operation, unsigned revoked, unsigned unknown)
+{
+	struct spool_report what = { .kind = SPOOL_REPORT_FAILED,
+		.error = -g->error,
+		.operation = operation,
+		.offset = g->error_offset,
+		.revoked = revoked,
+		.unknown = unknown };
+
+	segment_name(w->options.kind, f->header.number, what.file);
+	report(w, &what);
+}
+
+/* Ends an item: its result is final. */
+static void
+item_finish(struct item_list *done, struct spool_item *item, int result)
+{
+	if (result == 0 || result == -EIO)
+		large_close(item->large);
+	else
+		large_drop(item->large);
+	item->large = NULL;
+	item->result = result;
+	list_add(done, item);
+}
+
+/* The preparer. */
+
+static void
+preparer_make_spare(struct spool_writer *w)
+{
+	struct spool_report recovered = { .kind = SPOOL_REPORT_RECOVERED, .operation = "create" };
+	struct spool_report failed = { .kind = SPOOL_REPORT_FAILED, .operation = "create" };
+	struct file f = { .fd = -1 };
+	int r;
+
+	pthread_mutex_unlock(&w->lock);
+	r = file_create(w, &f);
+	pthread_mutex_lock(&w->lock);
+	if (r == 0) {
+		w->spare = f;
+		w->spare_error = 0;
+		if (atomic_load(&w->failed)) {
+			set_failed(w, false);
+			report_locked(w, &recovered);
+		}
+	} else {
+		if (w->spare_error == 0) {
+			failed.error = -r;
+			report_locked(w, &failed); /* the file before it may still have room */
+		}
+		w->spare_error = r;
+		w->backoff_ms = w->backoff_ms == 0 ? BACKOFF_FIRST_MS : w->backoff_ms * 2;
+		if (w->backoff_ms > BACKOFF_MOST_MS)
+			w->backoff_ms = BACKOFF_MOST_MS;
+	}
+	pthread_cond_broadcast(&w->work);
+}
+
+static void
+wait_ms(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ms)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)(ms / 1000);
+	until.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	(void)pthread_cond_timedwait(cond, lock, &until);
+}
+
+static void *
+preparer_run(void *arg)
+{
+	struct spool_writer *w = arg;
+	uint64_t not_before_ms = 0;
+
+	pthread_mutex_lock(&w->lock);
+	for (;;) {
+		uint64_t now_ms = os_boot_ms();
+
+		if (file_is_open(&w->ending)) {
+			struct file f = w->ending;
+
+			w->ending.fd = -1;
+			pthread_mutex_unlock(&w->lock);
+			file_finish(w, &f);
+			pthread_mutex_lock(&w->lock);
+			pthread_cond_broadcast(&w->work);
+		} else if (w->stop_preparer) {
+			break;
+		} else if (!w->spare_wanted || file_is_open(&w->spare)) {
+			pthread_cond_wait(&w->prepare, &w->lock);
+		} else if (now_ms < not_before_ms) {
+			wait_ms(&w->prepare, &w->lock, not_before_ms - now_ms);
+		} else {
+			preparer_make_spare(w);
+			not_before_ms = w->spare_error != 0 ? os_boot_ms() + w->backoff_ms : 0;
+		}
+	}
+	pthread_mutex_unlock(&w->lock);
+	return NULL;
+}
+
+/* The committer. */
+
+/* Waits for the next file; false: there is none and will be none soon. */
+static bool
+take_spare(struct spool_writer *w)
+{
+	struct spool_report down = { .kind = SPOOL_REPORT_DOWN, .operation = "create" };
+	bool taken;
+
+	pthread_mutex_lock(&w->lock);
+	w->spare_wanted = true;
+	pthread_cond_signal(&w->prepare);
+	while (!file_is_open(&w->spare) && w->spare_error == 0)
+		pthread_cond_wait(&w->work, &w->lock);
+	taken = file_is_open(&w->spare);
+	if (taken) {
+		w->current = w->spare;
+		w->spare.fd = -1;
+		pthread_cond_signal(&w->prepare); /* and the one after it */
+	} else if (!atomic_load(&w->failed)) {
+		down.error = -w->spare_error;
+		set_failed(w, true);
+		report_locked(w, &down);
+	}
+	pthread_mutex_unlock(&w->lock);
+	if (!taken)
+		return false;
+	w->journal_bytes += w->current.bytes;
+	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
+	return true;
+}
+
+/* Hands the full file to the preparer. */
+static void
+end_current(struct spool_writer *w)
+{
+	pthread_mutex_lock(&w->lock);
+	while (file_is_open(&w->ending))
+		pthread_cond_wait(&w->work, &w->lock);
+	w->ending = w->current;
+	w->current.fd = -1;
+	pthread_cond_signal(&w->prepare);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static uint64_t
+item_bytes(const struct spool_item *item)
+{
+	uint64_t bytes = 0;
+
+	for (int i = 0; i < item->n_records; i++)
+		bytes += record_bytes(item->records[i].payload_bytes);
+	return bytes;
+}
+
+static bool
+fits(const struct file *f, uint64_t bytes_of_records)
+{
+	return f->end + bytes_of_records + COMMIT_BYTES <= f->bytes;
+}
+
+static bool
+is_too_big(const struct spool_writer *w, const struct spool_item *item)
+{
+	for (int i = 0; i < item->n_records; i++)
+		if (item->records[i].payload_bytes > RECORD_PAYLOAD_MAX)
+			return true;
+	return RECORD_BLOCK + item_bytes(item) + COMMIT_BYTES > w->options.segment_bytes;
+}
+
+/* Moves what goes into the next group from `waiting`; syncs large bodies. Returns the bytes. */
+static uint64_t
+gather(struct spool_writer *w, struct item_list *waiting, struct item_list *members,
+    struct item_list *done)
+{
+	uint64_t bytes = 0;
+
+	while (waiting->head != NULL) {
+		struct spool_item *item = waiting->head;
+		uint64_t more = item_bytes(item);
+		int r = 0;
+
+		if (is_too_big(w, item) || !fits(&w->current, bytes + more) ||
+		    (members->head != NULL && bytes + more > GROUP_BYTES_MAX))
+			break;
+		list_take(waiting);
+		if (item->large != NULL && (r = large_sync(item->large)) < 0) {
+			struct group large = { .error = r };
+
+			report_failure(w, &w->current, &large, "sync of a large body", 1, 0);
+			item_finish(done, item, -EAGAIN); /* nothing names it */
+			continue;
+		}
+		list_add(members, item);
+		bytes += more;
+	}
+	return bytes;
+}
+
+static int
+write_group(struct spool_writer *w, struct item_list *members, uint64_t bytes)
+{
+	struct group *g = &w->group;
+	uint64_t offset = w->current.end;
+	uint64_t began_us = os_boot_us();
+
+	group_start(g, &w->current);
+	for (struct spool_item *item = members->head; item != NULL; item = item->next) {
+		item->location =
+		    (struct spool_location){ w->current.header.number, (uint32_t)offset };
+		for (int i = 0; i < item->n_records; i++)
+			group_add_record(g, &w->current, &item->records[i]);
+		offset += item_bytes(item);
+	}
+	if (group_commit(g, &w->current, bytes) < 0)
+		return g->error;
+	if (w->options.page != NULL && w->options.kind == SEGMENT_INTAKE) {
+		atomic_store(&w->options.page->last_commit_us, os_boot_us() - began_us);
+		atomic_fetch_add(&w->options.page->commits, 1);
+	}
+	file_publish(w, &w->current);
+	return 0;
+}
+
+static unsigned
+finish_all(struct item_list *members, struct item_list *done, int result)
+{
+	struct spool_item *item;
+	unsigned n = 0;
+
+	while ((item = list_take(members)) != NULL) {
+		item_finish(done, item, result);
+		n++;
+	}
+	return n;
+}
+
+/* The current file has failed while this group was written. I5: it is never touched again. */
+static void
+fail_group(
+    struct spool_writer *w, struct item_list *members, struct item_list *done, uint64_t bytes)
+{
+	struct record_revoke revoke = { w->current.header.number, w->group.first_seq,
+		w->group.last_seq + 1 };
+	struct group *failed = xcalloc(1, sizeof(*failed));
+	struct file broken = w->current;
+	uint8_t payload[RECORD_REVOKE_BYTES];
+	unsigned n;
+	int r;
+
+	*failed = w->group;
+	file_seal(w, &w->current);
+	if (!take_spare(w)) {
+		n = finish_all(members, done, -EIO);
+		report_failure(w, &broken, failed, failed->operation, 0, n);
+		free(failed);
+		return;
+	}
+	if (w->options.kind == SEGMENT_JOURNAL) {
+		r = fits(&w->current, bytes) ? write_group(w, members, bytes) : -ENOSPC;
+	} else {
+		record_put_revoke(&revoke, payload);
+		r = commit_single(&w->group, &w->current, RECORD_REVOKE, RECORD_CRITICAL, payload,
+		    sizeof(payload));
+		if (r == 0)
+			file_publish(w, &w->current);
+	}
+	if (r == 0) {
+		n = finish_all(members, done, w->options.kind == SEGMENT_JOURNAL ? 0 : -EAGAIN);
+		report_failure(w, &broken, failed, failed->operation, n, 0);
+		free(failed);
+		return;
+	}
+	n = finish_all(members, done, -EIO);
+	report_failure(w, &broken, failed, failed->operation, 0, n);
+	report_failure(w, &w->current, &w->group, "revoke", 0, 0);
+	file_seal(w, &w->current);
+	free(failed);
+	(void)take_spare(w);
+}
+
+static void
+hand_back(struct spool_writer *w, struct item_list *done)
+{
+	struct spool_item *item;
+	bool any = done->head != NULL;
+
+	pthread_mutex_lock(&w->lock);
+	while ((item = list_take(done)) != NULL)
+		list_add(&w->finished, item);
+	pthread_mutex_unlock(&w->lock);
+	if (any)
+		poke(w->event_fd);
+}
+
+static void
+answer_all(struct spool_writer *w, struct item_list *waiting)
+{
+	struct item_list done;
+
+	list_init(&done);
+	finish_all(waiting, &done, w->options.kind == SEGMENT_JOURNAL ? -EIO : -EAGAIN);
+	hand_back(w, &done);
+}
+
+/* Compaction of the journal: everything that lives goes into new files, then the old ones go. Records
+ * are gathered, so that this is not one sync for each. */
+struct compaction {
+	struct spool_writer *w;
+	struct item_list items;
+	uint64_t bytes;
+};
+
+static void
+compaction_forget(struct compaction *c)
+{
+	struct spool_item *item;
+
+	while ((item = list_take(&c->items)) != NULL)
+		free(item);
+	c->bytes = 0;
+}
+
+static int
+compaction_flush(struct compaction *c)
+{
+	int r = 0;
+
+	if (c->items.head == NULL)
+		return 0;
+	if (!fits(&c->w->current, c->bytes)) {
+		end_current(c->w);
+		if (!take_spare(c->w))
+			r = -EIO;
+	}
+	if (r == 0)
+		r = write_group(c->w, &c->items, c->bytes);
+	compaction_forget(c);
+	return r;
+}
+
+static int
+compaction_write(void *arg, uint8_t type, const void *payload, size_t len)
+{
+	struct compaction *c = arg;
+	struct spool_item *item;
+	int r = 0;
+
+	if (type == RECORD_SNAPSHOT)
+		return commit_single(&c->w->group, &c->w->current, type, 0, payload, (uint32_t)len);
+	if (payload == NULL || c->bytes + record_bytes((uint32_t)len) > COMPACTION_GROUP_BYTES)
+		r = compaction_flush(c);
+	if (payload == NULL || r < 0)
+		return r;
+	item = xcalloc(1, sizeof(*item) + len);
+	memcpy(item + 1, payload, len);
+	spool_item_outcome(item, (struct span){ (char *)(item + 1), len });
+	list_add(&c->items, item);
+	c->bytes += item_bytes(item);
+	return 0;
+}
+
+static void
+compact_if_due(struct spool_writer *w)
+{
+	struct spool_report what = { .kind = SPOOL_REPORT_COMPACTED, .operation = "compact" };
+	struct compaction compaction = { .w = w };
+	uint64_t before = w->journal_bytes;
+	uint32_t first;
+	int r;
+
+	if (w->options.kind != SEGMENT_JOURNAL || !file_is_open(&w->current) ||
+	    before <= 4 * w->journal_live_bytes + 4 * w->options.segment_bytes)
+		return;
+	end_current(w);
+	if (!take_spare(w))
+		return;
+	first = w->current.header.number;
+	what.bytes_before = before;
+	list_init(&compaction.items);
+	r = journal_compact(
+	    w->options.dirfd, first, compaction_write, &compaction, &what.bytes_after);
+	compaction_forget(&compaction);
+	if (r < 0) {
+		/* Nothing is lost: the old journals are still there. */
+		w->journal_live_bytes = before; /* not again at once */
+		if (w->group.error != 0 && file_is_open(&w->current)) {
+			report_failure(w, &w->current, &w->group, "compact", 0, 0);
+			file_seal(w, &w->current);
+		}
+		return;
+	}
+	w->journal_live_bytes = what.bytes_after;
+	w->journal_bytes = what.bytes_after + w->options.segment_bytes;
+	segment_name(w->options.kind, first, what.file);
+	report(w, &what);
+}
+
+static void
+commit_waiting(struct spool_writer *w, struct item_list *waiting)
+{
+	while (waiting->head != NULL) {
+		struct item_list members, done;
+		uint64_t bytes, first = item_bytes(waiting->head);
+
+		list_init(&members);
+		list_init(&done);
+		if (is_too_big(w, waiting->head)) {
+			item_finish(&done, list_take(waiting), -EMSGSIZE);
+			hand_back(w, &done);
+			continue;
+		}
+		if (file_is_open(&w->current) && !fits(&w->current, first))
+			end_current(w);
+		if (!file_is_open(&w->current) && !take_spare(w)) {
+			answer_all(w, waiting);
+			return;
+		}
+		bytes = gather(w, waiting, &members, &done);
+		if (members.head != NULL) {
+			if (write_group(w, &members, bytes) == 0) {
+				finish_all(&members, &done, 0);
+				pthread_mutex_lock(&w->lock);
+				w->backoff_ms = 0;
+				pthread_mutex_unlock(&w->lock);
+			} else {
+				fail_group(w, &members, &done, bytes);
+			}
+		}
+		hand_back(w, &done);
+		compact_if_due(w);
+	}
+}
+
+/* So many IDs were given without a message that the number is nearly used up. */
+static void
+renew_ids(struct spool_writer *w)
+{
+	if (w->options.kind == SEGMENT_JOURNAL || !file_is_open(&w->current))
+		return;
+	if ((atomic_load(&w->next_id) & QUEUE_ID_SEQUENCE_MAX) < IDS_LOW)
+		return;
+	end_current(w);
+	(void)take_spare(w);
+}
+
+static void *
+committer_run(void *arg)
+{
+	struct spool_writer *w = arg;
+	struct item_list waiting;
+
+	list_init(&waiting);
+	pthread_mutex_lock(&w->lock);
+	for (;;) {
+		struct spool_item *item;
+
+		w->oldest_ms = 0;
+		if (w->submitted.head == NULL && w->stop)
+			break;
+		if (w->submitted.head == NULL) {
+			if ((atomic_load(&w->next_id) & QUEUE_ID_SEQUENCE_MAX) < IDS_LOW ||
+			    !file_is_open(&w->current))
+				pthread_cond_wait(&w->work, &w->lock);
+			pthread_mutex_unlock(&w->lock);
+			renew_ids(w);
+			pthread_mutex_lock(&w->lock);
+			continue;
+		}
+		w->oldest_ms = w->submitted.head->submitted_ms;
+		while ((item = list_take(&w->submitted)) != NULL)
+			list_add(&waiting, item);
+		pthread_mutex_unlock(&w->lock);
+		commit_waiting(w, &waiting);
+		pthread_mutex_lock(&w->lock);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return NULL;
+}
+
+/* The caller's thread. */
+
+static int
+start_threads(struct spool_writer *w)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&w->committer, NULL, committer_run, w);
+	if (r == 0) {
+		r = pthread_create(&w->preparer, NULL, preparer_run, w);
+		if (r != 0) {
+			pthread_mutex_lock(&w->lock);
+			w->stop = true;
+			pthread_cond_broadcast(&w->work);
+			pthread_mutex_unlock(&w->lock);
+			pthread_join(w->committer, NULL);
+		}
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -r;
+}
+
+static void
+writer_free(struct spool_writer *w)
+{
+	if (w->event_fd >= 0)
+		close(w->event_fd);
+	pthread_cond_destroy(&w->prepare);
+	pthread_cond_destroy(&w->work);
+	pthread_mutex_destroy(&w->lock);
+	free(w);
+}
+
+static struct spool_writer *
+writer_new(const struct spool_writer_options *options)
+{
+	struct spool_writer *w = xcalloc(1, sizeof(*w));
+	pthread_condattr_t monotonic;
+
+	w->options = *options;
+	if (w->options.segment_bytes == 0)
+		w->options.segment_bytes = SEGMENT_BYTES_DEFAULT;
+	if (w->options.segment_bytes < SEGMENT_BYTES_LEAST)
+		w->options.segment_bytes = SEGMENT_BYTES_LEAST;
+	if (w->options.segment_bytes > SEGMENT_BYTES_MOST)
+		w->options.segment_bytes = SEGMENT_BYTES_MOST;
+	w->options.segment_bytes -= w->options.segment_bytes % RECORD_BLOCK;
+	w->current.fd = w->spare.fd = w->ending.fd = w->event_fd = -1;
+	list_init(&w->submitted);
+	list_init(&w->finished);
+	w->reports_tail = &w->reports;
+	w->spare_wanted = true;
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&w->work, &monotonic);
+	pthread_cond_init(&w->prepare, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	return w;
+}
+
+int
+spool_writer_open(const struct spool_writer_options *options, struct spool_writer **out)
+{
+	struct spool_writer *w = writer_new(options);
+	int r;
+
+	w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (w->event_fd < 0) {
+		r = -errno;
+		goto fail;
+	}
+	r = file_create(w, &w->current);
+	if (r < 0)
+		goto fail;
+	if (w->options.kind == SEGMENT_JOURNAL)
+		w->journal_bytes = journal_bytes_on_disk(w->options.dirfd);
+	set_failed(w, false);
+	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
+	r = start_threads(w);
+	if (r < 0) {
+		file_seal(w, &w->current);
+		goto fail;
+	}
+	*out = w;
+	return 0;
+fail:
+	writer_free(w);
+	return r;
+}
+
+/* Gives an unused file back. */
+static void
+drop_spare(struct spool_writer *w)
+{
+	struct shared_slot *slot = slot_of(w, &w->spare);
+	char name[SEGMENT_NAME_MAX], to[SEGMENT_NAME_MAX];
+
+	if (!file_is_open(&w->spare))
+		return;
+	segment_name(w->options.kind, w->spare.header.number, name);
+	segment_free_name(w->spare.header.number, to);
+	os_close(w->spare.fd);
+	if (os_rename(w->options.dirfd, name, to) < 0)
+		(void)os_unlink(w->options.dirfd, name);
+	if (slot != NULL)
+		atomic_store(&slot->state, SHARED_SLOT_FREE);
+}
+
+void
+spool_writer_close(struct spool_writer *w)
+{
+	if (w == NULL)
+		return;
+	pthread_mutex_lock(&w->lock);
+	w->stop = true;
+	pthread_cond_broadcast(&w->work);
+	pthread_mutex_unlock(&w->lock);
+	pthread_join(w->committer, NULL);
+	pthread_mutex_lock(&w->lock);
+	w->stop_preparer = true;
+	w->spare_wanted = false;
+	pthread_cond_broadcast(&w->prepare);
+	pthread_mutex_unlock(&w->lock);
+	pthread_join(w->preparer, NULL);
+	if (file_is_open(&w->current))
+		file_finish(w, &w->current);
+	drop_spare(w);
+	spool_writer_dispatch(w);
+	writer_free(w);
+}
+
+int
+spool_writer_fd(const struct spool_writer *w)
+{
+	return w->event_fd;
+}
+
+void
+spool_writer_dispatch(struct spool_writer *w)
+{
+	struct report_node *reports;
+	struct spool_item *item;
+	struct item_list done;
+	uint64_t count;
+
+	if (read(w->event_fd, &count, sizeof(count)) < 0) {
+		/* EAGAIN: nobody has poked; there may be something all the same */
+	}
+	pthread_mutex_lock(&w->lock);
+	done = w->finished;
+	if (done.head == NULL)
+		list_init(&done);
+	list_init(&w->finished);
+	reports = w->reports;
+	w->reports = NULL;
+	w->reports_tail = &w->reports;
+	pthread_mutex_unlock(&w->lock);
+	while (reports != NULL) {
+		struct report_node *node = reports;
+
+		reports = node->next;
+		if (w->options.report != NULL)
+			w->options.report(w->options.report_arg, &node->report);
+		free(node);
+	}
+	while ((item = list_take(&done)) != NULL)
+		item->done(item, item->arg);
+}
+
+void
+spool_writer_submit(struct spool_writer *w, struct spool_item *item)
+{
+	item->submitted_ms = os_boot_ms();
+	pthread_mutex_lock(&w->lock);
+	assert(!w->stop);
+	list_add(&w->submitted, item);
+	pthread_cond_broadcast(&w->work);
+	pthread_mutex_unlock(&w->lock);
+}
+
+bool
+spool_writer_is_failed(const struct spool_writer *w)
+{
+	return atomic_load(&w->failed);
+}
+
+uint64_t
+spool_writer_waiting_ms(struct spool_writer *w)
+{
+	uint64_t since_ms, now_ms = os_boot_ms();
+
+	pthread_mutex_lock(&w->lock);
+	since_ms = w->oldest_ms;
+	if (since_ms == 0 && w->submitted.head != NULL)
+		since_ms = w->submitted.head->submitted_ms;
+	pthread_mutex_unlock(&w->lock);
+	return since_ms == 0 || now_ms < since_ms ? 0 : now_ms - since_ms;
+}
+
+uint64_t
+spool_writer_next_id(struct spool_writer *w)
+{
+	uint64_t id = atomic_load(&w->next_id);
+
+	do {
+		if ((id & QUEUE_ID_SEQUENCE_MAX) == QUEUE_ID_SEQUENCE_MAX)
+			return 0;
+	} while (!atomic_compare_exchange_weak(&w->next_id, &id, id + 1));
+	if ((id & QUEUE_ID_SEQUENCE_MAX) == IDS_LOW) {
+		pthread_mutex_lock(&w->lock);
+		pthread_cond_broadcast(&w->work);
+		pthread_mutex_unlock(&w->lock);
+	}
+	return id;
+}
+
+int
+spool_writer_room(struct spool_writer *w, struct os_room *out)
+{
+	uint64_t now_ms = os_boot_ms();
+
+	if (w->room_ms == 0 || now_ms - w->room_ms >= ROOM_AGE_MS) {
+		w->room_error = os_room(w->options.dirfd, &w->room);
+		w->room_ms = now_ms;
+	}
+	if (w->room_error < 0)
+		return w->room_error;
+	*out = w->room;
+	return 0;
+}
+
+void
+spool_item_message(struct spool_item *item, struct span envelope, const struct iovec *body,
+    int n_body, struct large *large)
+{
+	struct spool_record *head = &item->records[0], *tail = &item->records[1];
+	uint64_t bytes = 0;
+
+	for (int i = 0; i < n_body; i++)
+		bytes += body[i].iov_len;
+	*head = (struct spool_record){
+		.type = RECORD_ENVELOPE, .payload_bytes = (uint32_t)envelope.len, .n_iov = 1
+	};
+	head->one = (struct iovec){ (void *)(uintptr_t)envelope.data, envelope.len };
+	head->iov = &head->one;
+	item->n_records = large != NULL ? 1 : 2;
+	item->large = large;
+	*tail = (struct spool_record){ .type = RECORD_BODY,
+		.payload_bytes = bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)bytes,
+		.iov = body,
+		.n_iov = n_body };
+}
+
+void
+spool_item_outcome(struct spool_item *item, struct span payload)
+{
+	struct spool_record *record = &item->records[0];
+
+	*record = (struct spool_record){
+		.type = RECORD_OUTCOME, .payload_bytes = (uint32_t)payload.len, .n_iov = 1
+	};
+	record->one = (struct iovec){ (void *)(uintptr_t)payload.data, payload.len };
+	record->iov = &record->one;
+	item->n_records = 1;
+	item->large = NULL;
+}

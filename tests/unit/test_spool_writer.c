@@ -1,0 +1,312 @@
+/* test_spool_writer.c - what was answered 0 is found again, byte for byte. */
+#include "spool_fixture.h"
+
+static void
+a_message_comes_back_as_it_was(void **state)
+{
+	struct fixture *f = *state;
+	struct spool_location at;
+	struct spool_store *store;
+	struct envelope *e;
+	struct listed l;
+	uint64_t id;
+	size_t len;
+	char *body;
+
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	assert_int_equal(fixture_send(f, "Subject: x\r\n\r\nbody\r\n", 20, &id, &at), 0);
+	fixture_stop(f);
+	fixture_list(f, &l, NULL, NULL, true);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(l.ids[0], id);
+	assert_int_equal(l.at[0].segment, at.segment);
+	assert_int_equal(l.at[0].offset, at.offset);
+	assert_int_equal(l.n_damage, 0);
+	assert_int_equal(spool_store_open(f->dirfd, true, &store), 0);
+	assert_int_equal(spool_store_envelope(store, at, &e), 0);
+	assert_true(span_equals(e->sender, SPAN("app@example.org")));
+	assert_true(span_equals(e->unit, SPAN("cron.service")));
+	assert_true(span_equals(e->recipients[0].orcpt, SPAN("rfc822;ann+40example.org")));
+	assert_true(span_equals(e->recipients[1].address, SPAN("bob@example.org")));
+	assert_int_equal(e->uid, 1000);
+	assert_int_equal(e->arrived_ms, 1700000000123);
+	envelope_free(e);
+	spool_store_close(store);
+	body = fixture_body(f, at, &len);
+	assert_int_equal(len, 20);
+	assert_memory_equal(body, "Subject: x\r\n\r\nbody\r\n", 20);
+	free(body);
+}
+
+static void
+bodies_of_every_length_come_back(void **state)
+{
+	static const size_t lengths[] = { 0, 1, 7, 8, 9, 4000, 4096, 65536, 262144 };
+	struct spool_location at[ARRAY_LEN(lengths)];
+	struct fixture *f = *state;
+	char *data = malloc(262144);
+	struct listed l;
+
+	for (size_t i = 0; i < 262144; i++)
+		data[i] = (char)(i * 7 + i / 251);
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(lengths); i++)
+		assert_int_equal(fixture_send(f, data, lengths[i], NULL, &at[i]), 0);
+	fixture_stop(f);
+	for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
+		size_t len;
+		char *body = fixture_body(f, at[i], &len);
+
+		assert_int_equal(len, lengths[i]);
+		assert_memory_equal(body, data, len);
+		free(body);
+	}
+	fixture_list(f, &l, NULL, NULL, false);
+	assert_int_equal(l.n, ARRAY_LEN(lengths));
+	assert_int_equal(l.n_damage, 0);
+	free(data);
+}
+
+static void
+many_messages_go_through_many_segments(void **state)
+{
+	enum { N = 600 };
+	struct fixture *f = *state;
+	struct sent *sent[N];
+	struct listed l;
+	char *data = malloc(10000);
+
+	memset(data, 'x', 10000);
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	for (int i = 0; i < N; i++) {
+		sent[i] = fixture_message(f, data, (size_t)(i * 37 % 10000));
+		spool_writer_submit(f->writer, &sent[i]->item);
+	}
+	for (int i = 0; i < N; i++) {
+		fixture_await(f, sent[i]);
+		assert_int_equal(sent[i]->item.result, 0);
+	}
+	fixture_stop(f);
+	fixture_list(f, &l, NULL, NULL, false);
+	assert_int_equal(l.n, N);
+	assert_int_equal(l.n_damage, 0);
+	assert_true(l.n_segments > 2);
+	for (int i = 0; i < N; i++) {
+		assert_true(fixture_lists(&l, sent[i]->id));
+		fixture_free(sent[i]);
+	}
+	free(data);
+}
+
+static void
+a_message_that_never_fits_is_told_so(void **state)
+{
+	struct fixture *f = *state;
+	char *data = calloc(1, SMALL_SEGMENT);
+
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	assert_int_equal(fixture_send(f, data, SMALL_SEGMENT, NULL, NULL), -EMSGSIZE);
+	assert_int_equal(fixture_send(f, data, 10, NULL, NULL), 0);
+	assert_false(spool_writer_is_failed(f->writer));
+	free(data);
+}
+
+static void
+a_large_body_stands_apart(void **state)
+{
+	struct fixture *f = *state;
+	struct sent *s = calloc(1, sizeof(*s));
+	char piece[5000], *body;
+	struct envelope e;
+	struct large *l;
+	struct listed list;
+	size_t len;
+
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	s->id = spool_writer_next_id(f->writer);
+	assert_int_equal(large_create(f->dirfd, s->id, &l), 0);
+	for (int i = 0; i < 100; i++) {
+		memset(piece, 'a' + i % 26, sizeof(piece));
+		assert_int_equal(large_append(l, (struct span){ piece, sizeof(piece) }), 0);
+	}
+	/* Nobody has taken it yet, but it is locked: a sweep leaves it alone. */
+	fixture_list(f, &list, NULL, NULL, true);
+	e = fixture_envelope(s->id, large_bytes(l));
+	e.flags |= ENVELOPE_LARGE;
+	e.body_checksum = large_checksum(l);
+	assert_int_equal(envelope_encode(&e, &s->envelope, &s->envelope_len), 0);
+	spool_item_message(&s->item, (struct span){ s->envelope, s->envelope_len }, NULL, 0, l);
+	s->item.done = fixture_on_done;
+	s->item.arg = s;
+	spool_writer_submit(f->writer, &s->item);
+	fixture_await(f, s);
+	assert_int_equal(s->item.result, 0);
+	fixture_stop(f);
+	fixture_list(f, &list, NULL, NULL, true);
+	assert_int_equal(list.n, 1);
+	assert_int_equal(list.n_damage, 0);
+	body = fixture_body(f, s->item.location, &len);
+	assert_int_equal(len, 500000);
+	assert_int_equal(body[5000], 'b');
+	free(body);
+	fixture_free(s);
+}
+
+/* A damaged large body: its last byte never leaves. */
+static void
+a_damaged_large_body_is_noticed(void **state)
+{
+	struct fixture *f = *state;
+	struct spool_store *store;
+	struct spool_body *body;
+	char name[LARGE_NAME_MAX], buf[4096];
+	struct envelope e;
+	struct large *l;
+	ssize_t n;
+	uint64_t at = 0;
+	int fd;
+
+	assert_int_equal(large_create(f->dirfd, 0x1234567, &l), 0);
+	memset(buf, 'q', sizeof(buf));
+	for (int i = 0; i < 10; i++)
+		assert_int_equal(large_append(l, (struct span){ buf, sizeof(buf) }), 0);
+	e = fixture_envelope(0x1234567, large_bytes(l));
+	e.flags |= ENVELOPE_LARGE;
+	e.body_checksum = large_checksum(l);
+	assert_int_equal(large_sync(l), 0);
+	large_close(l);
+	large_name(e.id, name);
+	fd = openat(f->dirfd, name, O_WRONLY);
+	assert_int_equal(pwrite(fd, "Q", 1, 5), 1);
+	close(fd);
+	assert_int_equal(spool_store_open(f->dirfd, false, &store), 0);
+	assert_int_equal(spool_store_body(store, (struct spool_location){ 0 }, &e, &body), 0);
+	while ((n = spool_body_read(body, at, buf, sizeof(buf))) > 0)
+		at += (uint64_t)n;
+	assert_int_equal(n, -EBADMSG);
+	assert_int_equal(at, 9 * 4096);
+	spool_body_close(body);
+	assert_int_equal(spool_store_free_large(store, e.id), 0);
+	assert_int_equal(spool_store_free_large(store, e.id), 0);
+	spool_store_close(store);
+}
+
+static void
+numbers_never_go_back_and_ids_are_never_used_again(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t last = 0, id;
+	struct spool_store *store;
+	uint32_t *numbers;
+	size_t n;
+
+	for (int i = 0; i < 5; i++) {
+		fixture_writer(f, SEGMENT_INTAKE, NULL);
+		assert_int_equal(fixture_send(f, "x", 1, &id, NULL), 0);
+		assert_true(id > last);
+		last = id;
+		fixture_stop(f);
+		assert_int_equal(segment_list(f->dirfd, SEGMENT_NAME_INTAKE, &numbers, &n), 0);
+		assert_int_equal(spool_store_open(f->dirfd, false, &store), 0);
+		for (size_t k = 0; k < n; k++) {
+			assert_int_equal(numbers[k] % 2, 0);
+			assert_int_equal(spool_store_free_segment(store, numbers[k]), 0);
+		}
+		free(numbers);
+		spool_store_close(store);
+		assert_int_equal(segment_list(f->dirfd, SEGMENT_NAME_FREE, &numbers, &n), 0);
+		assert_true(n <= 3);
+		free(numbers);
+	}
+}
+
+/* A recycled file holds old records under an old salt: none of them is seen. */
+static void
+a_recycled_segment_shows_nothing_of_before(void **state)
+{
+	struct fixture *f = *state;
+	struct spool_store *store;
+	struct spool_location at;
+	struct listed l;
+
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(fixture_send(f, "old", 3, NULL, &at), 0);
+	fixture_stop(f);
+	assert_int_equal(spool_store_open(f->dirfd, false, &store), 0);
+	assert_int_equal(spool_store_free_segment(store, at.segment), 0);
+	spool_store_close(store);
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	assert_int_equal(fixture_send(f, "new", 3, NULL, NULL), 0);
+	fixture_list(f, &l, NULL, NULL, false);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(l.n_damage, 0);
+}
+
+static void
+the_page_says_how_far_and_a_follower_gives_each_message_once(void **state)
+{
+	struct fixture *f = *state;
+	struct catalog_follower *follower;
+	struct catalog_options options;
+	struct shared_page *page;
+	struct spool_store *store;
+	static struct listed l;
+	uint64_t id[3];
+	int fd;
+
+	assert_int_equal(shared_page_create(&fd, &page), 0);
+	fixture_writer(f, SEGMENT_INTAKE, page);
+	assert_int_equal(fixture_send(f, "one", 3, &id[0], NULL), 0);
+	assert_int_equal(spool_store_open(f->dirfd, false, &store), 0);
+	fixture_list(f, &l, store, page, true);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(catalog_follower_open(f->dirfd, store, page, &follower), 0);
+	for (size_t i = 0; i < l.n_segments; i++)
+		catalog_follower_add(follower, &l.segments[i]);
+	memset(&l, 0, sizeof(l));
+	options = (struct catalog_options){ .dirfd = f->dirfd,
+		.store = store,
+		.page = page,
+		.message = fixture_on_message,
+		.segment = fixture_on_segment,
+		.damage = fixture_on_damage,
+		.arg = &l };
+	assert_int_equal(catalog_follow(follower, 100, &options), 0);
+	assert_int_equal(fixture_send(f, "two", 3, &id[1], NULL), 0);
+	assert_int_equal(fixture_send(f, "three", 5, &id[2], NULL), 0);
+	assert_int_equal(catalog_follow(follower, 1, &options), 1);
+	assert_int_equal(catalog_follow(follower, 100, &options), 1);
+	assert_int_equal(catalog_follow(follower, 100, &options), 0);
+	assert_int_equal(l.n, 2);
+	assert_int_equal(l.ids[0], id[1]);
+	assert_int_equal(l.ids[1], id[2]);
+	fixture_stop(f);
+	assert_int_equal(catalog_follow(follower, 100, &options), 0);
+	assert_int_equal(l.n_segments, 1);
+	assert_int_equal(l.n_damage, 0);
+	assert_int_equal(spool_store_free_segment(store, l.segments[0].number), 0);
+	catalog_follower_close(follower);
+	spool_store_close(store);
+	shared_page_unmap(page);
+	close(fd);
+}
+
+int
+main(void)
+{
+#define TEST(t) cmocka_unit_test_setup_teardown(t, fixture_setup, fixture_teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(a_message_comes_back_as_it_was),
+		TEST(bodies_of_every_length_come_back),
+		TEST(many_messages_go_through_many_segments),
+		TEST(a_message_that_never_fits_is_told_so),
+		TEST(a_large_body_stands_apart),
+		TEST(a_damaged_large_body_is_noticed),
+		TEST(numbers_never_go_back_and_ids_are_never_used_again),
+		TEST(a_recycled_segment_shows_nothing_of_before),
+		TEST(the_page_says_how_far_and_a_follower_gives_each_message_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
