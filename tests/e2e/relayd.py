@@ -118,7 +118,7 @@ class Relayd:
     def wait_ready(self):
         def is_ready():
             assert self.process.poll() is None, f"relayd ended with {self.process.returncode}: {self.log()}"
-            return is_listening(self.port) and self.ctl("status", check=False).returncode == 0
+            return is_listening(self.port) and '"running":true' in self.ctl("status", "--json", check=False).stdout
         wait_for(is_ready, 20, why=self.log)
 
     def stop(self, seconds=40):
