@@ -3,8 +3,7 @@ libintake_a_SOURCES = src/intake/intake.h src/intake/intake.c src/intake/session
 	src/intake/message.h src/intake/message.c src/intake/listener.h src/intake/listener.c \
 	src/intake/peer.h src/intake/peer.c src/intake/tally.h src/intake/tally.c
 libintake_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)
-# relayd-intake links once the spool's writer and the server machine are in the tree; then again:
-#pkglibexec_PROGRAMS += relayd-intake
-#relayd_intake_SOURCES = src/relayd-intake.c
-#relayd_intake_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)
-#relayd_intake_LDADD = libintake.a $(SMTP_LIBS) $(SPOOL_LIBS) $(BASE_LIBS)
+pkglibexec_PROGRAMS += relayd-intake
+relayd_intake_SOURCES = src/relayd-intake.c
+relayd_intake_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)
+relayd_intake_LDADD = libintake.a $(SMTP_LIBS) $(SPOOL_LIBS) $(BASE_LIBS)
