@@ -9,6 +9,9 @@
 
 /* clang-format off */
 const struct event events[] = {
+	{ "clock.jumped", LOG_WARNING, "4bac82fa00fc433f827f53ab2e3543ec",
+	  "The wall clock was set by more than a minute. The schedule of the queue goes by another clock and is as it was.",
+	  "If nobody set the clock on purpose, look at what keeps it (chrony, systemd-timesyncd)." },
 	{ "config.rejected", LOG_ERROR, "269385ef2142426d8a444d9f9c58e271",
 	  "The configuration has a mistake and was not taken.",
 	  "Mend the line that the message names, try it with \"relayd -n\", then reload. Until then the old configuration stays in force." },
@@ -34,7 +37,7 @@ const struct event events[] = {
 	  "relayd has ended. What was accepted stands in the spool and goes out after the next start.",
 	  NOTHING },
 	{ "dsn.limited", LOG_WARNING, "f4e949cbaab14c808294e8e1a5485cb7",
-	  "A delivery status notification was not sent, because too many were sent in the last hour.",
+	  "A message failed, but too many delivery status notifications were sent in the last hour: it is held.",
 	  "Look at \"relayctl queue\" for what fails in numbers; \"limits { dsn-per-hour }\" is the setting." },
 	{ "dsn.sent", LOG_INFO, "b9af55ac39044146bebc1ffe80897eba",
 	  "A delivery status notification was written for the sender or the postmaster.",

@@ -14,3 +14,15 @@ DELIVERY_LIBS = libdelivery.a libsmtp.a $(EVENT_NET_LIBS) $(EVENT_LIBS) $(OPENSS
 libdelivery_a_SOURCES += src/delivery/breaker.h src/delivery/breaker.c src/delivery/classify.h \
 	src/delivery/classify.c src/delivery/control.h src/delivery/pace.h src/delivery/pace.c \
 	src/delivery/queue.h src/delivery/queue.c src/delivery/retry.h src/delivery/retry.c
+libdelivery_a_SOURCES += src/delivery/attempt.h src/delivery/attempt.c src/delivery/delivery.h \
+	src/delivery/delivery.c src/delivery/mail.h src/delivery/mail.c src/delivery/notify.h \
+	src/delivery/notify.c src/delivery/outcome.h src/delivery/outcome.c src/delivery/secret.h \
+	src/delivery/secret.c src/delivery/upstream.h src/delivery/upstream.c src/delivery/request.h \
+	src/delivery/control.c src/delivery/control_change.c src/delivery/control_queue.c \
+	src/delivery/control_status.c src/delivery/control_test.c
+# relayd-delivery links once conn.c and the client machine are in the tree; then again:
+#pkglibexec_PROGRAMS += relayd-delivery
+#relayd_delivery_SOURCES = src/relayd-delivery.c
+#relayd_delivery_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)
+#relayd_delivery_LDADD = $(DELIVERY_LIBS) $(REPORT_LIBS) $(SPOOL_LIBS) $(BASE_LIBS) $(XXHASH_LIBS)
+EXTRA_DIST += src/relayd-delivery.c

@@ -433,6 +433,14 @@ queue_hold(struct queue *q, struct queue_entry *e)
 }
 
 void
+queue_claim(struct queue *q, struct queue_entry *e)
+{
+	if (e->state == QUEUE_READY)
+		enter(q, e, QUEUE_HELD); /* out of its lane */
+	enter(q, e, QUEUE_ACTIVE);
+}
+
+void
 queue_reroute(struct queue *q, struct queue_entry *e, unsigned upstream)
 {
 	bool was_ready = e->state == QUEUE_READY;

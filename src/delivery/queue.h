@@ -52,7 +52,7 @@ struct queue_entry {
 	uint8_t duplicates;     /* possible ones so far */
 	uint8_t state : 4;      /* enum queue_state, written by queue.c only */
 	uint8_t suspect : 4;    /* connections that died on it in a row */
-	uint8_t is_mixed : 1;   /* its recipients differ: message.c keeps them apart */
+	uint8_t is_mixed : 1;   /* its recipients differ: mail.c keeps them apart */
 	uint8_t is_warned : 1;  /* the sender was told that it is late */
 	uint8_t is_large : 1;   /* its body stands in large/ID */
 	uint8_t is_watched : 1; /* `relayctl test` follows it: not for the lanes */
@@ -80,6 +80,8 @@ void queue_ready(struct queue *q, struct queue_entry *e);       /* to the end of
 void queue_ready_first(struct queue *q, struct queue_entry *e); /* it was taken and not used */
 void queue_defer(struct queue *q, struct queue_entry *e, uint64_t due_ms);
 void queue_hold(struct queue *q, struct queue_entry *e);
+/* Somebody takes this very message, READY or not: it is ACTIVE now. */
+void queue_claim(struct queue *q, struct queue_entry *e);
 /* Another upstream takes it. Only READY, DEFERRED or HELD. */
 void queue_reroute(struct queue *q, struct queue_entry *e, unsigned upstream);
 

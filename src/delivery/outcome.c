@@ -1,0 +1,334 @@
+/* outcome.c - see outcome.h. */
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/os.h"
+#include "delivery/delivery.h"
+#include "delivery/notify.h"
+#include "delivery/outcome.h"
+
+struct outcomes {
+	size_t waiting;
+	struct outcome *failed;
+};
+
+struct outcomes *
+outcomes_new(struct delivery *d)
+{
+	(void)d;
+	return xcalloc(1, sizeof(struct outcomes));
+}
+
+static void
+outcome_free(struct outcome *o)
+{
+	for (size_t i = 0; i < o->message->envelope->n_recipients; i++)
+		free(o->changes[i].text);
+	free(o->changes);
+	free(o->payload);
+	mail_free(o->message);
+	free(o);
+}
+
+void
+outcome_drop(struct outcome *o)
+{
+	outcome_free(o);
+}
+
+void
+outcomes_free(struct outcomes *all)
+{
+	struct outcome *o;
+
+	while (all != NULL && (o = all->failed) != NULL) {
+		all->failed = o->next;
+		notify_drop(o);
+		outcome_free(o);
+	}
+	free(all);
+}
+
+struct outcome *
+outcome_new(struct delivery *d, struct mail *m)
+{
+	struct outcome *o = xcalloc(1, sizeof(*o));
+
+	o->d = d;
+	o->message = m;
+	o->changes = xcalloc(m->envelope->n_recipients, sizeof(o->changes[0]));
+	o->now_ms = os_now_ms();
+	o->upstream = "";
+	return o;
+}
+
+void
+outcome_set(struct outcome *o, size_t i, enum journal_state state,
+    const struct upstream_reply *reply, const char *fix)
+{
+	struct outcome_change *c = &o->changes[i];
+
+	free(c->text);
+	*c = (struct outcome_change){ .is_set = true, .state = (uint8_t)state, .fix = fix };
+	if (reply == NULL)
+		return;
+	c->stage = reply->stage;
+	c->code = (uint16_t)reply->code;
+	memcpy(c->enhanced, reply->enhanced, sizeof(c->enhanced));
+	c->text = xstrdup(reply->text);
+}
+
+/* --- the journal ------------------------------------------------------------------------------ */
+
+static unsigned
+attempts_after(const struct outcome *o, size_t i)
+{
+	const struct outcome_change *c = &o->changes[i];
+	unsigned attempts = o->message->recipients[i].attempts;
+
+	/* what did not count as an attempt leaves the recipient QUEUED */
+	if (c->is_set &&
+	    (c->state == JOURNAL_DEFERRED || c->state == JOURNAL_DELIVERED ||
+	        ((c->state == JOURNAL_BOUNCED || c->state == JOURNAL_EXPIRED) && !c->is_operators)))
+		attempts++;
+	return attempts < UINT16_MAX ? attempts : UINT16_MAX;
+}
+
+static bool
+is_done_after(const struct outcome *o)
+{
+	for (size_t i = 0; i < o->message->envelope->n_recipients; i++)
+		if (!journal_state_is_final(o->changes[i].is_set ? o->changes[i].state
+		                                                 : o->message->recipients[i].state))
+			return false;
+	return true;
+}
+
+static int
+encode(struct outcome *o, size_t *len)
+{
+	size_t n = o->message->envelope->n_recipients;
+	struct journal_recipient *list = xcalloc(n, sizeof(*list));
+	struct journal_outcome record = { .id = o->message->entry->id,
+		.time_ms = o->now_ms,
+		.possible_duplicates = o->message->entry->duplicates + o->duplicates,
+		.n_all = (uint32_t)n,
+		.recipients = list };
+	int r;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct outcome_change *c = &o->changes[i];
+
+		if (!c->is_set)
+			continue;
+		list[record.n_recipients++] = (struct journal_recipient){
+			.index = (uint32_t)i,
+			.state = c->state,
+			.attempts = attempts_after(o, i),
+			.next_attempt_ms =
+			    c->state == JOURNAL_DEFERRED ? o->now_ms + o->wait_ms : 0,
+			.code = c->code,
+			.enhanced = span_of(c->enhanced),
+			.reply = span_of(c->text),
+			.upstream = span_of(o->upstream),
+		};
+	}
+	if (is_done_after(o))
+		record.flags |= JOURNAL_DONE;
+	if (o->hold)
+		record.flags |= JOURNAL_HOLD;
+	if (o->warn || o->message->entry->is_warned)
+		record.flags |= JOURNAL_WARNED;
+	r = journal_encode(&record, &o->payload, len);
+	free(list);
+	return r;
+}
+
+static void apply(struct outcome *o);
+
+void
+outcome_wait(struct outcome *o)
+{
+	o->next = o->d->outcomes->failed;
+	o->d->outcomes->failed = o;
+}
+
+static void
+on_written(struct spool_item *item, void *arg)
+{
+	struct outcome *o = arg;
+	struct outcomes *all = o->d->outcomes;
+
+	free(o->payload);
+	o->payload = NULL;
+	if (item->result < 0) { /* a fact waits until it can be written */
+		outcome_wait(o);
+	} else {
+		all->waiting--;
+		apply(o);
+	}
+	delivery_kick(o->d);
+}
+
+void
+outcome_journal(struct outcome *o)
+{
+	size_t len = 0;
+
+	if (encode(o, &len) < 0) { /* no memory for a large one: later */
+		o->payload = NULL;
+		outcome_wait(o);
+		return;
+	}
+	o->item = (struct spool_item){ .done = on_written, .arg = o };
+	spool_item_outcome(&o->item, (struct span){ o->payload, len });
+	o->item.done = on_written;
+	o->item.arg = o;
+	spool_writer_submit(o->d->journal, &o->item);
+}
+
+void
+outcome_commit(struct outcome *o)
+{
+	bool any = o->hold || o->warn || o->must_write || o->duplicates > 0;
+
+	for (size_t i = 0; i < o->message->envelope->n_recipients; i++)
+		any = any || o->changes[i].is_set;
+	if (!any) {
+		apply(o);
+		return;
+	}
+	o->d->outcomes->waiting++;
+	notify_prepare(o);
+	if (!notify_send(o)) /* else it calls outcome_journal() when its letters are durable */
+		outcome_journal(o);
+}
+
+size_t
+outcomes_waiting(const struct delivery *d)
+{
+	return d->outcomes->waiting;
+}
+
+bool
+outcomes_are_failed(const struct delivery *d)
+{
+	return d->outcomes->failed != NULL;
+}
+
+void
+outcomes_pump(struct delivery *d)
+{
+	struct outcome *list = d->outcomes->failed, *o;
+
+	if (list == NULL || spool_writer_is_failed(d->journal) ||
+	    spool_writer_is_failed(d->letters))
+		return;
+	d->outcomes->failed = NULL;
+	while ((o = list) != NULL) {
+		list = o->next;
+		if (!notify_send(o))
+			outcome_journal(o);
+	}
+}
+
+/* --- taking effect ---------------------------------------------------------------------------- */
+
+static void
+tell(const struct outcome *o, size_t i)
+{
+	const struct outcome_change *c = &o->changes[i];
+	const struct envelope *env = o->message->envelope;
+	struct delivery_counts *counts = &o->d->counts;
+	char reply[SMTP_REPLY_TEXT_MAX + 24];
+	const char *event = "message.deferred";
+	enum log_level level = LOG_INFO;
+	uint64_t *count = &counts->deferred;
+
+	switch (c->state) {
+	case JOURNAL_QUEUED:
+		event = "message.released";
+		count = NULL;
+		break;
+	case JOURNAL_DEFERRED:
+		level = c->is_operators ? LOG_ERROR : LOG_INFO;
+		break;
+	case JOURNAL_HELD:
+		event = "message.held";
+		level = LOG_ERROR;
+		count = &counts->held;
+		break;
+	case JOURNAL_DELIVERED:
+		event = "message.delivered";
+		count = &counts->delivered;
+		break;
+	case JOURNAL_BOUNCED:
+	case JOURNAL_EXPIRED:
+		event = "message.bounced";
+		level = LOG_WARNING;
+		count = &counts->bounced;
+		break;
+	case JOURNAL_REMOVED:
+		event = "message.removed";
+		count = &counts->removed;
+		break;
+	}
+	if (count != NULL)
+		++*count;
+	if (!log_is_on(level))
+		return;
+	if (c->code > 0)
+		snprintf(reply, sizeof(reply), "%d %s%s%s", c->code, c->enhanced,
+		    c->enhanced[0] != '\0' ? " " : "", c->text != NULL ? c->text : "");
+	else
+		snprintf(reply, sizeof(reply), "%s", c->text != NULL ? c->text : "");
+	log_event(level, event,
+	    LOG_FIELDS(KV_ID("queue_id", o->message->entry->id),
+	        KV_STR("sender", env->sender.len > 0 ? NULL : "<>"), KV_SPAN("sender", env->sender),
+	        KV_SPAN("recipient", env->recipients[i].address), KV_STR("upstream", o->upstream),
+	        KV_STR("stage", c->stage != SMTP_STAGE_NONE ? smtp_stage_name(c->stage) : NULL),
+	        KV_STR("reply", reply), KV_INT("attempts", attempts_after(o, i)),
+	        KV_INT("uid", env->uid != ENVELOPE_UID_UNKNOWN ? (int64_t)env->uid : -1),
+	        KV_SPAN("unit", env->unit),
+	        KV_MS("delay", delivery_age_ms(o->d, o->message->entry)),
+	        KV_MS("next", c->state == JOURNAL_DEFERRED ? (int64_t)o->wait_ms : 0),
+	        KV_FIX(c->fix)));
+}
+
+/* Durable: now it is so. */
+static void
+apply(struct outcome *o)
+{
+	struct delivery *d = o->d;
+	struct mail *m = o->message;
+	bool done;
+
+	for (size_t i = 0; i < m->envelope->n_recipients; i++) {
+		if (!o->changes[i].is_set)
+			continue;
+		tell(o, i);
+		m->recipients[i].attempts = (uint16_t)attempts_after(o, i);
+		m->recipients[i].state = o->changes[i].state;
+		if (o->changes[i].state == JOURNAL_DEFERRED)
+			m->due_ms = os_boot_ms() + o->wait_ms;
+	}
+	if (o->duplicates > 0) {
+		d->counts.possible_duplicates += o->duplicates;
+		m->entry->duplicates = (uint8_t)(m->entry->duplicates + o->duplicates < UINT8_MAX
+		                                     ? m->entry->duplicates + o->duplicates
+		                                     : UINT8_MAX);
+	}
+	m->entry->is_warned = m->entry->is_warned || o->warn;
+	done = mail_is_done(m);
+	if (done) {
+		d->counts.messages++;
+		mail_leave(d, m->entry);
+	} else {
+		mail_store(d, m);
+		mail_place(d, m, o->hold);
+	}
+	if (o->done != NULL)
+		o->done(o, o->arg);
+	outcome_free(o);
+	delivery_kick(d);
+}
