@@ -22,9 +22,11 @@ static const char *const programs[CHILD_ROLES] = {
 };
 
 /* What a worker may know of our environment: where its log goes, the credentials' directory, where
- * OpenSSL looks for the system's certificates, the time zone, and how sanitizers report. */
+ * OpenSSL looks for the system's certificates, the time zone, how sanitizers
+ * report, and what tests ask of the sandbox (base/sandbox.h). */
 static const char *const kept_environment[] = { "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY",
-	"SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS" };
+	"SSL_CERT_FILE", "SSL_CERT_DIR", "TZ", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS",
+	"RELAYD_SANDBOX" };
 
 const char *
 child_program(enum child_role role)

@@ -11,7 +11,6 @@ libsupervisor_a_SOURCES = src/supervisor/supervisor.h src/supervisor/supervisor.
 	src/supervisor/service_manager.h src/supervisor/service_manager.c \
 	src/supervisor/spool_home.h src/supervisor/spool_home.c
 libsupervisor_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(SYSTEMD_CFLAGS)
-# relayd links once the spool's shared page and segments are in the tree; then without the #:
-#sbin_PROGRAMS += relayd
-#relayd_SOURCES = src/relayd.c
-#relayd_LDADD = libsupervisor.a $(SPOOL_LIBS) $(BASE_LIBS) $(XXHASH_LIBS)
+sbin_PROGRAMS += relayd
+relayd_SOURCES = src/relayd.c
+relayd_LDADD = libsupervisor.a $(SPOOL_LIBS) $(BASE_LIBS) $(XXHASH_LIBS)

@@ -1,0 +1,428 @@
+#!/usr/bin/python3
+"""relayd itself, with stand-ins for its workers: what it opens, locks, starts, watches and tells."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+RELAYD = os.path.abspath("relayd")
+SANITIZED = b"__asan_init" in open(RELAYD, "rb").read() if os.path.exists(RELAYD) else False
+
+# A worker as base/worker.h wants it. What it shall do wrong stands in files beside it.
+WORKER = """#!/usr/bin/python3 -S
+import os, signal, socket, struct, sys, time
+here, name = os.path.split(os.path.abspath(sys.argv[0]))
+def told(what): return os.path.exists(f"{here}/{what}-{name}")
+channel = socket.socket(fileno=6)
+stop = []
+signal.signal(signal.SIGTERM, lambda *a: stop.append(1))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if told("exit"): sys.exit(int(open(f"{here}/exit-{name}").read()))
+def note(text):
+    with open(f"{here}/seen-{name}", "a") as out: out.write(f"{os.getpid()} {text}\\n")
+text = os.pread(3, 1 << 20, 0).decode()
+note("config " + text.replace("\\n", ";"))
+note("fds " + " ".join(sorted(os.listdir("/proc/self/fd"), key=int)[:-1]))
+note("environment " + " ".join(sorted(os.environ)))
+channel.send(struct.pack("II", 1, 0))
+channel.settimeout(0.2)
+asked = False
+while not stop:
+    if not told("silent"): channel.send(struct.pack("II", 2, 0))
+    if told("ask") and not asked:
+        channel.send(struct.pack("II", 3, 0)); asked = True
+        channel.send(struct.pack("II", 3, 77)); channel.send(b"x"); channel.send(b"y" * 100)
+    try:
+        message = channel.recv(9000)
+        if not message: break
+        kind, upstream, status, length = struct.unpack("IIiI", message[:16])
+        note(f"password {upstream} {status} {message[16:16 + length].decode()}")
+    except socket.timeout: pass
+if told("slow"): time.sleep(60)
+"""
+
+CONFIG = """
+user = ""
+drain = "1s"
+spool {{ directory = "{dir}/spool" }}
+control {{ socket = "{dir}/run/control" }}
+listen "127.0.0.1:{port}" {{ }}
+listen "unix:{dir}/run/submit" {{ }}
+upstream "one" {{ host = "smtp.example.com" username = "u" password-command = "{command}" }}
+{more}
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def within(seconds, what):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+class Relayd(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="relayd-")
+        shutil.copy(RELAYD, self.dir)
+        for name in ("relayd-intake", "relayd-delivery"):
+            with open(f"{self.dir}/{name}", "w") as out:
+                out.write(WORKER)
+            os.chmod(f"{self.dir}/{name}", 0o755)
+        self.port = free_port()
+        self.process = None
+        self.write()
+
+    def tearDown(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.dir)
+
+    def write(self, command="echo geheim", more=""):
+        with open(f"{self.dir}/conf", "w") as out:
+            out.write(CONFIG.format(dir=self.dir, port=self.port, command=command, more=more))
+
+    def run_relayd(self, *arguments, **more):
+        return subprocess.run([f"{self.dir}/relayd", "-c", f"{self.dir}/conf", *arguments], text=True,
+                              capture_output=True, timeout=30, **more)
+
+    def start(self, wait="daemon.started", environment=None, **more):
+        self.log = open(f"{self.dir}/log", "w+")
+        self.process = subprocess.Popen([f"{self.dir}/relayd", "-c", f"{self.dir}/conf"], stderr=self.log,
+                                        env={**os.environ, **(environment or {})}, **more)
+        self.expect(wait)
+
+    def read_log(self):
+        with open(f"{self.dir}/log") as log:
+            return log.read()
+
+    def expect(self, words, times=1, seconds=10):
+        if not within(seconds, lambda: self.read_log().count(words) >= times):
+            self.fail(f"no {words!r} in:\n{self.read_log()}")
+
+    def seen(self, name):
+        path = f"{self.dir}/seen-{name}"
+        return open(path).read() if os.path.exists(path) else ""
+
+    def tell(self, what, name, text=""):
+        with open(f"{self.dir}/{what}-{name}", "w") as out:
+            out.write(text)
+
+    def pid_of(self, name):
+        """The worker that was started last."""
+        lines = [l for l in self.read_log().splitlines() if f"worker.started worker={name} " in l]
+        return int(lines[-1].rsplit("pid=", 1)[1])
+
+    def stop(self):
+        self.process.terminate()
+        self.assertEqual(self.process.wait(20), 0, self.read_log())
+
+    # ---- start and stop ----
+
+    def test_it_starts_both_workers_and_stops_cleanly(self):
+        self.start()
+        with socket.create_connection(("127.0.0.1", self.port)):
+            pass
+        self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/run/submit").st_mode), 0o666)
+        self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/run/control").st_mode), 0o600)
+        self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/spool").st_mode), 0o700)
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7\n", self.seen("relayd-delivery"))
+        self.stop()
+        self.assertIn("daemon.stopped", self.read_log())
+        self.assertEqual(os.listdir(f"{self.dir}/run"), [])
+
+    def test_workers_get_a_small_environment(self):
+        self.start(environment={"SECRET": "x", "LD_LIBRARY_PATH": "/nowhere", "TZ": "UTC"})
+        for name in ("relayd-intake", "relayd-delivery"):
+            names = self.seen(name).split(" environment ")[1].split("\n")[0].split()
+            self.assertNotIn("SECRET", names)
+            self.assertNotIn("LD_LIBRARY_PATH", names)
+            self.assertIn("TZ", names)
+
+    def test_descriptors_of_the_parent_do_not_leak(self):
+        with open("/dev/null") as extra:
+            self.start(pass_fds=[extra.fileno()])
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-intake"))
+
+    def test_closed_standard_descriptors_are_opened(self):
+        self.start(stdin=subprocess.DEVNULL, preexec_fn=lambda: (os.close(0), os.close(1)))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-intake"))
+
+    def test_a_second_one_names_the_first(self):
+        self.start()
+        second = self.run_relayd()
+        self.assertEqual(second.returncode, 69)
+        self.assertIn(f"another relayd (pid {self.process.pid}) uses it", second.stderr)
+
+    def test_a_name_left_by_a_killed_one_is_replaced(self):
+        self.start()
+        workers = [self.pid_of(n) for n in ("relayd-intake", "relayd-delivery")]
+        self.process.kill()
+        self.process.wait()
+        for pid in workers:  # their channel broke
+            self.assertTrue(within(10, lambda: not os.path.exists(f"/proc/{pid}")
+                                   or open(f"/proc/{pid}/stat").read().split()[2] == "Z"))
+        self.start()
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{self.dir}/run/submit")
+
+    # ---- what is wrong is said ----
+
+    def test_a_port_in_use_names_its_owner(self):
+        with socket.create_server(("127.0.0.1", self.port)):
+            result = self.run_relayd()
+        self.assertEqual(result.returncode, 69)
+        self.assertIn(f"port {self.port} is in use by", result.stderr)
+        self.assertIn(f"(pid {os.getpid()})", result.stderr)
+
+    def test_a_file_in_the_place_of_a_socket_is_not_removed(self):
+        os.mkdir(f"{self.dir}/run")
+        with open(f"{self.dir}/run/submit", "w") as out:
+            out.write("mine")
+        self.assertNotEqual(self.run_relayd().returncode, 0)
+        with open(f"{self.dir}/run/submit") as kept:
+            self.assertEqual(kept.read(), "mine")
+
+    def test_a_spool_that_is_a_link_is_refused(self):
+        os.mkdir(f"{self.dir}/elsewhere")
+        os.symlink(f"{self.dir}/elsewhere", f"{self.dir}/spool")
+        result = self.run_relayd()
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("symbolic link", result.stderr)
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs root to make files of others")
+    def test_a_spool_of_somebody_else_is_refused(self):
+        os.mkdir(f"{self.dir}/spool", 0o700)
+        os.chown(f"{self.dir}/spool", 12345, 12345)
+        result = self.run_relayd()
+        self.assertEqual(result.returncode, 77)
+        self.assertIn("belongs to uid 12345", result.stderr)
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs root to become somebody else")
+    def test_root_becomes_the_user_for_good(self):
+        self.write(more="")
+        text = open(f"{self.dir}/conf").read().replace('user = ""', 'user = "nobody"')
+        open(f"{self.dir}/conf", "w").write(text)
+        os.chmod(self.dir, 0o777)
+        self.start()
+        for pid in (self.process.pid, self.pid_of("relayd-intake"), self.pid_of("relayd-delivery")):
+            status = open(f"/proc/{pid}/status").read()
+            self.assertIn("CapEff:\t0000000000000000", status)
+            self.assertIn("NoNewPrivs:\t1", status)
+            self.assertNotIn("Uid:\t0", status)
+        self.stop()
+
+    def test_check_tells_every_mistake(self):
+        with open(f"{self.dir}/conf", "a") as out:
+            out.write('upstream "two" { port = 99999 }\nretry { first = "soon" }\n')
+        result = self.run_relayd("-n")
+        self.assertEqual(result.returncode, 78)
+        self.assertIn("port", result.stderr)
+        self.assertIn("first", result.stderr)
+        self.assertEqual(self.run_relayd("--nonsense").returncode, 64)
+
+    # ---- death and silence ----
+
+    def test_a_worker_that_died_is_started_again(self):
+        self.start()
+        for name in ("relayd-intake", "relayd-delivery"):
+            os.kill(self.pid_of(name), signal.SIGKILL)
+            self.expect(f"worker.died worker={name}")
+            self.expect(f"worker.started worker={name}", 2)
+            self.assertTrue(within(10, lambda: self.seen(name).count("config ") == 2))
+
+    def test_restarts_slow_down(self):
+        self.tell("exit", "relayd-delivery", "1")
+        self.start(wait="daemon.started")  # intake alone serves: accepted mail is safe on disk
+        first = self.read_log().count("worker.started worker=relayd-delivery")
+        self.assertGreaterEqual(first, 3)
+        time.sleep(2)
+        self.assertLessEqual(self.read_log().count("worker.started worker=relayd-delivery"), first + 3)
+        os.unlink(f"{self.dir}/exit-relayd-delivery")
+        self.assertTrue(within(15, lambda: "fds" in self.seen("relayd-delivery")))
+
+    def test_a_missing_worker_is_said(self):
+        os.unlink(f"{self.dir}/relayd-delivery")
+        self.start(wait="relayd-delivery is neither beside relayd nor in")
+
+    def test_a_worker_that_does_not_end_is_killed(self):
+        self.tell("slow", "relayd-intake")
+        self.start()
+        begin = time.monotonic()
+        self.process.terminate()
+        time.sleep(0.3)
+        self.process.terminate()  # the second signal shortens the wait
+        self.assertEqual(self.process.wait(20), 0)
+        self.assertLess(time.monotonic() - begin, 10)
+        self.assertIn("it did not end in time", self.read_log())
+
+    def test_as_pid_1_it_reaps_orphans(self):
+        if SANITIZED or os.geteuid() != 0 or subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode:
+            self.skipTest("needs a PID namespace")
+        self.write(command="(sleep 0.3; exit 0) >/dev/null & echo geheim")
+        self.log = open(f"{self.dir}/log", "w+")
+        self.process = subprocess.Popen(["unshare", "-pf", "--kill-child", "--mount-proc", f"{self.dir}/relayd", "-c", f"{self.dir}/conf"],
+                                        stderr=self.log)
+        self.expect("daemon.started version=0.1.0 pid=1 ")
+        time.sleep(1)
+        children = subprocess.run(["ps", "-e", "-o", "stat=,args="], text=True, capture_output=True).stdout
+        self.assertNotIn("Z    [sleep]", children)
+
+    # ---- reload ----
+
+    def test_reload_replaces_intake_before_it_stops_the_old_one(self):
+        self.start()
+        inode = os.stat(f"{self.dir}/run/submit").st_ino
+        self.write(more='postmaster = "ops@example.org"')
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded")
+        log = self.read_log()
+        second = log.index("worker.started worker=relayd-intake", log.index("worker.started worker=relayd-intake") + 1)
+        self.assertLess(second, log.index("worker.stopped worker=relayd-intake"))
+        self.assertLess(log.index("worker.stopped worker=relayd-delivery"),
+                        log.rindex("worker.started worker=relayd-delivery"))
+        self.assertIn("ops@example.org", self.seen("relayd-delivery").splitlines()[-4] + self.seen("relayd-delivery"))
+        self.assertEqual(os.stat(f"{self.dir}/run/submit").st_ino, inode, "the socket is the same")
+        self.stop()
+
+    def test_a_bad_config_changes_nothing(self):
+        self.start()
+        before = self.read_log().count("worker.started")
+        self.write(more="nonsense = 1")
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.rejected")
+        self.write(more='listen "192.0.2.1:2525" { }')
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("does not have that address")
+        self.assertEqual(self.read_log().count("worker.started"), before)
+        with socket.create_connection(("127.0.0.1", self.port)):
+            pass
+
+    def test_a_config_with_which_intake_does_not_start_is_taken_back(self):
+        self.start()
+        old = self.pid_of("relayd-intake")
+        self.tell("exit", "relayd-intake", "78")
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("does not start with the new configuration")
+        os.kill(old, 0)  # it still serves
+        os.unlink(f"{self.dir}/exit-relayd-intake")
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded")
+
+    def test_reload_opens_and_closes_listeners(self):
+        self.start()
+        old, self.port = self.port, free_port()
+        self.write()
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded")
+        with socket.create_connection(("127.0.0.1", self.port)):
+            pass
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", old))
+
+    # ---- password-command ----
+
+    def test_password_command_goes_to_delivery(self):
+        self.write(command="echo $HOME-$PATH >&2; echo geheim; echo two")
+        self.start()
+        self.assertTrue(within(10, lambda: "password 0 0 geheim\ntwo" in self.seen("relayd-delivery")))
+        self.assertNotIn("geheim", self.read_log())
+        self.assertIn("\n-/usr/local/sbin:", self.read_log())
+
+    def test_password_command_that_fails_is_said(self):
+        self.write(command="echo half; exit 3")
+        self.start()
+        self.expect("secret.failed upstream=one")
+        self.assertIn("exit code 3", self.read_log())
+        self.assertTrue(within(10, lambda: "password 0 3 \n" in self.seen("relayd-delivery")))
+
+    def test_password_command_that_says_too_much_is_refused(self):
+        self.write(command="head -c 100000 /dev/zero")
+        self.start()
+        self.expect("more than 8192 bytes")
+
+    def test_a_worker_that_asks_again_waits_and_nonsense_does_no_harm(self):
+        self.tell("ask", "relayd-delivery")
+        self.start()
+        self.assertTrue(within(5, lambda: self.seen("relayd-delivery").count("password 0 0") == 1))
+        time.sleep(1)
+        self.assertEqual(self.seen("relayd-delivery").count("password 0 0"), 1, "at most once in 10 s")
+        self.assertTrue(within(15, lambda: self.seen("relayd-delivery").count("password 0 0") == 2))
+
+    # ---- systemd ----
+
+    def test_it_tells_systemd_what_it_does(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(f"{self.dir}/notify")
+            notify.settimeout(15)
+            self.start(environment={"NOTIFY_SOCKET": f"{self.dir}/notify", "WATCHDOG_USEC": "4000000"})
+            heard = ""
+
+            def hear(words):
+                nonlocal heard
+                while words not in heard:
+                    heard += notify.recv(4096).decode() + "\n"
+                heard = heard[heard.index(words) + len(words):]
+
+            hear("READY=1")
+            hear("WATCHDOG=1")
+            self.process.send_signal(signal.SIGHUP)
+            hear("RELOADING=1\nMONOTONIC_USEC=")
+            hear("READY=1")
+            self.write(more="nonsense = 1")
+            self.process.send_signal(signal.SIGHUP)
+            hear("RELOADING=1")
+            hear("READY=1")
+            self.process.terminate()
+            hear("STOPPING=1")
+
+    def test_sockets_from_systemd_are_matched_by_address(self):
+        os.mkdir(f"{self.dir}/run")
+        with socket.create_server(("127.0.0.1", self.port)) as tcp, \
+                socket.create_server(("127.0.0.1", 0)) as unwanted, \
+                socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(f"{self.dir}/run/submit")
+            unix.listen()
+            inode = os.stat(f"{self.dir}/run/submit").st_ino
+            fds = [unwanted.fileno(), unix.fileno(), tcp.fileno()]
+
+            # LISTEN_PID has to be the pid after exec: a shell execs in place
+            script = f'LISTEN_PID=$$ LISTEN_FDS=3 exec "{self.dir}/relayd" -c "{self.dir}/conf"'
+            self.log = open(f"{self.dir}/log", "w+")
+            moved = [os.dup(fd) for fd in fds]
+            redirect = " ".join(f"{3 + i}<&{fd}" for i, fd in enumerate(moved))
+            self.process = subprocess.Popen(["bash", "-c", f"exec {redirect}; {script}"], stderr=self.log,
+                                            pass_fds=moved)
+            for fd in moved:
+                os.close(fd)
+            self.expect("daemon.started")
+        self.assertIn("systemd passes this socket, but no listen block names it", self.read_log())
+        with socket.create_connection(("127.0.0.1", self.port)):
+            pass
+        self.assertEqual(os.stat(f"{self.dir}/run/submit").st_ino, inode)
+        self.stop()
+        self.assertTrue(os.path.exists(f"{self.dir}/run/submit"), "the name is systemd's")
+
+
+if __name__ == "__main__":
+    if not os.path.exists(RELAYD):
+        print("relayd is not built here")
+        sys.exit(77)
+    unittest.main(verbosity=2, warnings="ignore")
