@@ -6,6 +6,8 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define MUST_CHECK __attribute__((warn_unused_result))
+/* For large buffers on busy ways: the build zeroes other variables (-ftrivial-auto-var-init). */
+#define UNINITIALIZED __attribute__((uninitialized))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* Allocation of small and bounded things. No memory: one line on stderr and exit; the supervisor

@@ -1,5 +1,6 @@
 /* events.c - see events.h. A new event is a new row here, in order, with a fresh UUID
- * (`systemd-id128 new`), and a line in relayd-log(7). */
+ * (`systemd-id128 new`), and an entry in relayd-log(7); then, in the build directory,
+ * `./catalog journal >$srcdir/systemd/relayd.catalog`. */
 #include <string.h>
 
 #include "base/base.h"

@@ -128,14 +128,32 @@ escape_next(struct span in, char buf[4], struct span *shown)
 	return 1;
 }
 
+/* How many bytes at the beginning of `in` stay as they are: nearly always all of them. */
+static size_t
+plain_length(struct span in)
+{
+	size_t n = 0;
+
+	while (n < in.len && in.data[n] >= 0x20 && in.data[n] < 0x7f && in.data[n] != '\\')
+		n++;
+	return n;
+}
+
 size_t
 log_quote(struct span in, char *out, size_t size)
 {
 	static const struct span more = SPAN("...");
 	size_t len = 0, safe = 0; /* safe: the longest length that "..." still fits behind */
+	size_t plain = plain_length(in);
 
 	if (size == 0)
 		return 0;
+	if (plain + more.len < size) {
+		if (plain > 0)
+			memcpy(out, in.data, plain);
+		len = safe = plain;
+		in = span_skip(in, plain);
+	}
 	while (in.len > 0) {
 		char buf[4];
 		struct span shown;
@@ -200,34 +218,40 @@ put_int(struct line *line, int64_t number)
 	put_span(line, (struct span){ text + at, sizeof(text) - at });
 }
 
+/* ".042" */
+static void
+put_thousandths(struct line *line, int64_t ms)
+{
+	put_char(line, '.');
+	put_char(line, (char)('0' + ms / 100 % 10));
+	put_char(line, (char)('0' + ms / 10 % 10));
+	put_char(line, (char)('0' + ms % 10));
+}
+
 static void
 put_seconds(struct line *line, int64_t ms)
 {
-	int64_t rest = ms % 1000;
-
-	put_int(line, ms / 1000);
-	if (rest < 0)
-		rest = -rest;
-	put_char(line, '.');
-	put_char(line, (char)('0' + rest / 100));
-	put_char(line, (char)('0' + rest / 10 % 10));
-	put_char(line, (char)('0' + rest % 10));
+	if (ms < 0)
+		put_char(line, '-');
+	put_int(line, ms < 0 ? -(ms / 1000) : ms / 1000);
+	put_thousandths(line, ms < 0 ? -(ms % 1000) : ms % 1000);
 }
 
 static void
 put_time(struct line *line)
 {
+	static _Thread_local time_t second = -1; /* of `text`: most lines share one */
+	static _Thread_local char text[32];
 	struct timespec now;
 	struct tm tm;
-	char text[32];
-	size_t len;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	len = strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	put_span(line, (struct span){ text, len });
-	snprintf(text, sizeof(text), ".%03ldZ", now.tv_nsec / 1000000);
+	if (now.tv_sec != second && gmtime_r(&now.tv_sec, &tm) != NULL &&
+	    strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm) > 0)
+		second = now.tv_sec;
 	put_string(line, text);
+	put_thousandths(line, now.tv_nsec / 1000000);
+	put_char(line, 'Z');
 }
 
 /* A word of a line: as it is if nothing in it could be taken for something else, else in quotes. */
@@ -237,7 +261,8 @@ put_word(struct line *line, struct span text)
 	bool plain = text.len > 0;
 
 	for (size_t i = 0; i < text.len && plain; i++)
-		plain = strchr(" \"=\\", text.data[i]) == NULL;
+		plain = text.data[i] != ' ' && text.data[i] != '"' && text.data[i] != '=' &&
+		        text.data[i] != '\\';
 	if (plain) {
 		put_span(line, text);
 		return;
@@ -312,7 +337,7 @@ put_text(struct line *line, struct span text, enum style style)
 static void
 put_field(struct line *line, const struct log_field *field, enum style style)
 {
-	char text[LOG_VALUE_MAX + 1];
+	char text[LOG_VALUE_MAX + 1] UNINITIALIZED;
 	size_t len;
 
 	put_key(line, field->key, style);
@@ -487,7 +512,7 @@ send_journal(const struct line *line)
 static bool
 write_event(enum log_level level, const char *event, const struct log_field *fields)
 {
-	struct line line;
+	struct line line UNINITIALIZED; /* 24 KiB that would be zeroed for each line */
 	int sent;
 
 	if (logger.target == LOG_TO_JOURNAL) {

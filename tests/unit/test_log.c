@@ -184,14 +184,14 @@ static void
 a_json_line_is_one_object(void **state)
 {
 	const char *line = line_of(LOG_TO_JSON, LOG_ERROR, "upstream.down",
-	    LOG_FIELDS(KV_STR("why", "say \"no\"\n\xff\\"), KV_MS("delay", 50),
+	    LOG_FIELDS(KV_STR("why", "say \"no\"\n\xff\\"), KV_MS("delay", -50),
 	        KV_ID("queue_id", 0), KV_INT("code", 535)));
 
 	(void)state;
 	assert_int_equal(strncmp(line, "{\"time\":\"20", 11), 0);
 	assert_non_null(strstr(line, "\"level\":\"error\",\"program\":\"relayd-test\",\"pid\":"));
 	assert_non_null(strstr(line, "\"event\":\"upstream.down\",\"why\":\"say "
-	                             "\\\"no\\\"\\\\x0a\\\\xff\\\\\\\\\",\"delay\":0.050,"
+	                             "\\\"no\\\"\\\\x0a\\\\xff\\\\\\\\\",\"delay\":-0.050,"
 	                             "\"queue_id\":\"0000000000000\",\"code\":535}\n"));
 }
 
