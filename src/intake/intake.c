@@ -17,6 +17,7 @@
 #define RETRY_MS 2000
 #define SWEEP_MOST_MS 1000
 #define SWEEP_LEAST_MS 20
+#define SWEEP_STOPPING_MS 50
 #define STRESS_ERRORS 2 /* mistakes that a client may make when connections run out */
 
 /* ---- who may come in ---- */
@@ -231,10 +232,12 @@ intake_settle(struct intake *intake)
 void
 intake_stop(struct intake *intake, bool quick)
 {
+	const struct timeval often = loop_timeval(SWEEP_STOPPING_MS);
 	uint64_t now_ms = loop_now_ms();
 
 	listeners_close(intake->listeners);
 	intake->listeners = NULL;
+	event_add(intake->sweep, &often);
 	intake->state = quick ? INTAKE_ENDING : INTAKE_DRAINING;
 	intake->end_ms = now_ms + (quick ? 0 : intake->config->drain_ms);
 	if (quick)

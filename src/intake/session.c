@@ -17,6 +17,7 @@
 #define OUTBOX_MOST (64u << 10) /* unread replies: then the client is not read any more (I9) */
 #define BLOCK_BYTES (64u << 10) /* of a body: what has to come within one deadline */
 #define LINGER_MS 2000
+#define LINGER_STOPPING_MS 200
 #define LINGER_BYTES (1u << 20)
 
 enum session_state { SESSION_TALKING, SESSION_COMMITTING, SESSION_FLUSHING, SESSION_LINGERING };
@@ -37,10 +38,9 @@ struct session {
 	const struct config_listen *listen;
 	int fd;
 	enum session_state state;
-	bool is_reading;       /* `readable` is with libevent */
-	bool is_broken;        /* no word reaches the client any more */
-	bool is_eof;           /* it sends nothing more; it may still listen (row 45) */
-	bool has_lost_message; /* ended in the middle of one */
+	bool is_reading; /* `readable` is with libevent */
+	bool is_broken;  /* no word reaches the client any more */
+	bool is_eof;     /* it sends nothing more; it may still listen (row 45) */
 	struct event readable;
 	struct event *writable; /* made when the socket is full for the first time */
 	struct peer peer;
@@ -190,7 +190,8 @@ may_read(const struct session *s)
 		return false;
 	if (s->state == SESSION_LINGERING)
 		return true;
-	return s->state == SESSION_TALKING && s->inbox.len == 0 && s->outbox.len < OUTBOX_MOST;
+	return s->state == SESSION_TALKING && s->inbox.len == 0 &&
+	       s->outbox.len - s->outbox.sent < OUTBOX_MOST;
 }
 
 static bool
@@ -296,11 +297,31 @@ begin_message(struct session *s)
 		s->message = message_begin(s->intake, s->smtp.mail.declared_bytes);
 }
 
+/* The session ends in the middle of a message. */
+static void
+log_lost(const struct session *s)
+{
+	char client[PEER_TEXT_MAX];
+
+	client_text(s, client);
+	log_info("session.lost", KV_STR("command", s->smtp.command),
+	    KV_INT("size", (int64_t)message_bytes(s->message)),
+	    KV_SPAN("sender", s->smtp.mail.sender), KV_WHY(s->why), KV_WHO(s, client));
+}
+
 static void
 drop_message(struct session *s)
 {
 	message_drop(s->message);
 	s->message = NULL;
+}
+
+static void
+abort_message(struct session *s)
+{
+	if (s->why != NULL && s->message != NULL)
+		log_lost(s);
+	drop_message(s);
 }
 
 static void
@@ -396,30 +417,18 @@ commit_message(struct session *s)
 static bool
 perform(struct session *s, enum smtp_server_action action, bool has_input)
 {
+	/* clang-format off */
 	switch (action) {
-	case SMTP_SERVER_MORE:
-		return has_input;
-	case SMTP_SERVER_REPLY:
-		take_reply(s);
-		return true;
-	case SMTP_SERVER_BEGIN:
-		begin_message(s);
-		return true;
-	case SMTP_SERVER_BODY:
-		add_chunk(s);
-		return true;
-	case SMTP_SERVER_ABORT:
-		drop_message(s);
-		return true;
-	case SMTP_SERVER_COMMIT:
-		commit_message(s);
-		return true;
-	case SMTP_SERVER_WAIT:
-		return false;
-	case SMTP_SERVER_CLOSE:
-		enter(s, SESSION_FLUSHING);
-		return false;
+	case SMTP_SERVER_MORE:   return has_input;
+	case SMTP_SERVER_REPLY:  take_reply(s); return true;
+	case SMTP_SERVER_BEGIN:  begin_message(s); return true;
+	case SMTP_SERVER_BODY:   add_chunk(s); return true;
+	case SMTP_SERVER_ABORT:  abort_message(s); return true;
+	case SMTP_SERVER_COMMIT: commit_message(s); return true;
+	case SMTP_SERVER_WAIT:   return false;
+	case SMTP_SERVER_CLOSE:  enter(s, SESSION_FLUSHING); return false;
 	}
+	/* clang-format on */
 	return false;
 }
 
@@ -454,18 +463,14 @@ static void
 log_end(const struct session *s)
 {
 	char client[PEER_TEXT_MAX];
-	bool is_lost = s->message != NULL || s->has_lost_message;
 
-	if (!is_lost && !log_is_on(LOG_DEBUG))
+	if (s->message != NULL)
+		log_lost(s);
+	if (!log_is_on(LOG_DEBUG))
 		return;
 	client_text(s, client);
-	if (is_lost)
-		log_info("session.lost", KV_STR("command", s->smtp.command),
-		    KV_INT("size", s->message != NULL ? (int64_t)message_bytes(s->message) : 0),
-		    KV_SPAN("sender", s->smtp.mail.sender), KV_WHY(s->why), KV_WHO(s, client));
-	else
-		log_debug("session.closed", KV_WHY(s->why),
-		    KV_INT("messages", (int64_t)s->smtp.n_messages), KV_WHO(s, client));
+	log_debug("session.closed", KV_WHY(s->why), KV_INT("messages", (int64_t)s->smtp.n_messages),
+	    KV_WHO(s, client));
 }
 
 static void
@@ -511,32 +516,43 @@ discard(struct session *s, struct span in)
 		s->is_broken = true;
 }
 
-/* Feeds the machine until it needs what only time brings; then one send(). Nobody touches s after
- * this. */
-static void
-session_pump(struct session *s, struct span in)
+/* Feeds the machine until it needs what only time brings. True: it stopped because the client has to
+ * read first. */
+static bool
+feed(struct session *s, struct span in)
 {
-	bool is_full = in.len == INTAKE_READ_BYTES || !s->is_reading;
+	bool is_full = in.len == INTAKE_READ_BYTES || !s->is_reading, goes_on = true;
 
 	if (in.len == 0) /* what waited comes first; nothing is read while something waits */
 		in = (struct span){ s->inbox.data, s->inbox.len };
-	if (s->state == SESSION_LINGERING)
-		discard(s, in);
-	while (s->state == SESSION_TALKING && !s->is_broken && s->outbox.len < OUTBOX_MOST) {
+	while (goes_on && s->state == SESSION_TALKING && s->outbox.len < OUTBOX_MOST) {
 		bool more = is_full && has_unread(s);
 		enum smtp_server_action action;
 		size_t used = 0;
 
 		action = smtp_server_input(&s->smtp, in, more, &used);
-		if (!perform(s, action, in.len > used)) {
-			in = span_skip(in, used);
-			break;
-		}
+		goes_on = perform(s, action, in.len > used);
 		in = span_skip(in, used);
 	}
 	if (s->state == SESSION_TALKING || s->state == SESSION_COMMITTING)
 		keep_input(s, in);
-	flush(s);
+	return goes_on && s->state == SESSION_TALKING;
+}
+
+/* Moves the session as far as it goes, with one send() for each batch of replies. Nobody touches s
+ * after this. */
+static void
+session_pump(struct session *s, struct span in)
+{
+	bool is_blocked;
+
+	if (s->state == SESSION_LINGERING)
+		discard(s, in);
+	do {
+		is_blocked = !s->is_broken && feed(s, in);
+		in = NOTHING_NEW;
+		flush(s);
+	} while (is_blocked && !s->is_broken && !has_output(s));
 	linger(s);
 	if (!s->is_reading && may_read(s))
 		set_reading(s, true);
@@ -552,7 +568,6 @@ session_end(struct session *s, const char *reply)
 			break_off(s, NULL);
 		return session_pump(s, NOTHING_NEW);
 	}
-	s->has_lost_message = s->message != NULL;
 	if (reply == NULL)
 		break_off(s, NULL);
 	else
@@ -586,7 +601,7 @@ deadline_ms(const struct session *s)
 	uint64_t calm_ms = s->intake->config->limits.command_timeout_ms;
 
 	if (s->state == SESSION_LINGERING)
-		return LINGER_MS;
+		return s->intake->state == INTAKE_SERVING ? LINGER_MS : LINGER_STOPPING_MS;
 	if (s->state == SESSION_TALKING && intake_is_stressed(s->intake) &&
 	    calm_ms > INTAKE_STRESS_TIMEOUT_MS)
 		return INTAKE_STRESS_TIMEOUT_MS;

@@ -35,7 +35,8 @@ def quoted(value):
 def block(settings, indent=""):
     lines = []
     for name, value in settings.items():
-        name = name.replace("_", "-")
+        word, space, title = name.partition(" ")  # a title ("unix:/some_where") stays as it is
+        name = word.replace("_", "-") + space + title
         if isinstance(value, dict):
             lines.append(f"{indent}{name} {{\n{block(value, indent + '    ')}{indent}}}\n")
         else:
