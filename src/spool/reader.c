@@ -753,7 +753,7 @@ spool_reader_next(struct spool_reader *r, enum spool_event *event, struct spool_
 			*event = SPOOL_DAMAGE;
 			return 0;
 		}
-		if (r->at_end || r->position >= end_of(r)) {
+		if (r->at_end) {
 			*event = SPOOL_END;
 			return 0;
 		}

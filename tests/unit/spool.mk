@@ -1,8 +1,15 @@
 if HAVE_CMOCKA
-SPOOL_TESTS = test_spool_writer
+SPOOL_TESTS = test_spool_writer test_spool_faults test_spool_damage
 check_PROGRAMS += $(SPOOL_TESTS)
 TESTS += $(SPOOL_TESTS)
 test_spool_writer_SOURCES = tests/unit/test_spool_writer.c tests/unit/spool_fixture.h
-test_spool_writer_CPPFLAGS = $(AM_CPPFLAGS) $(CMOCKA_CFLAGS)
+test_spool_writer_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_spool_writer_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
+test_spool_faults_SOURCES = tests/unit/test_spool_faults.c tests/unit/spool_fixture.h tests/unit/os_fault.h \
+	tests/unit/os_fault.c
+test_spool_faults_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+test_spool_faults_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
+test_spool_damage_SOURCES = tests/unit/test_spool_damage.c tests/unit/spool_fixture.h
+test_spool_damage_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+test_spool_damage_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
 endif
