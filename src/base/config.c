@@ -406,10 +406,29 @@ parse_file(cfg_t *cfg, const char *path)
 	return r;
 }
 
+/* In the order of their names; none is fine. */
+static int
+parse_matching(cfg_t *cfg, const char *pattern)
+{
+	glob_t found;
+	int r = glob(pattern, GLOB_ERR, NULL, &found);
+
+	if (r == GLOB_NOMATCH)
+		return 0;
+	if (r != 0) {
+		draft_complain(parse->draft, place_now(cfg), "include: cannot look for %s: %s",
+		    pattern, errno != 0 ? strerror(errno) : "no memory");
+		return -1;
+	}
+	for (size_t i = 0; i < found.gl_pathc && r == 0; i++)
+		r = parse_file(cfg, found.gl_pathv[i]);
+	globfree(&found);
+	return r;
+}
+
 static int
 on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
 {
-	glob_t found;
 	char *pattern;
 	int r = 0;
 
@@ -421,13 +440,10 @@ on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
 		return -1;
 	}
 	pattern = path_beside(parse->file, argv[0]);
-	if (strpbrk(pattern, "*?[") == NULL) {
+	if (strpbrk(pattern, "*?[") == NULL)
 		r = parse_file(cfg, pattern);
-	} else if (glob(pattern, GLOB_ERR, NULL, &found) == 0) {
-		for (size_t i = 0; i < found.gl_pathc && r == 0; i++)
-			r = parse_file(cfg, found.gl_pathv[i]);
-		globfree(&found);
-	}
+	else
+		r = parse_matching(cfg, pattern);
 	free(pattern);
 	return r;
 }

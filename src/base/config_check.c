@@ -389,12 +389,24 @@ check_listener(struct check *check, const struct config_listen *listen)
 		close(fd);
 }
 
+/* It names commands that the service runs, and who may submit. */
+static void
+check_file(struct check *check)
+{
+	const char *path = check->config->path;
+	struct stat st;
+
+	if (path[0] != '\0' && stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 2) != 0)
+		complain(check, 0, "everybody may change this file: chmod o-w %s", path);
+}
+
 unsigned
 config_check_system(const struct config *config, config_problem_fn *problem, void *arg)
 {
 	struct check check = { .config = config, .problem = problem, .arg = arg };
 
 	find_service(&check);
+	check_file(&check);
 	check_spool(&check);
 	check_can_create(&check, "control { socket }", config->control.socket);
 	for (size_t i = 0; i < config->n_listen; i++)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/options.h"
+#include "base/presets.h"
 #include "base/span.h"
 
 #define VALUE_MAX 4096
@@ -30,6 +31,24 @@ is_text(const struct option *option)
 	       option->type != OPTION_WORD;
 }
 
+/* What could be a secret: arguments of a command; a user name where the provider's token is one. */
+static void
+mask(const struct option *option, const void *base, char *value)
+{
+	const struct config_upstream *up = base;
+	const struct preset *preset;
+	char *space = strchr(value, ' ');
+
+	if (option->block != BLOCK_UPSTREAM)
+		return;
+	preset = up->preset != NULL ? presets_find(up->preset) : NULL;
+	if (strcmp(option->name, "password-command") == 0 && space != NULL)
+		strcpy(space, " ...");
+	if (strcmp(option->name, "username") == 0 && preset != NULL &&
+	    preset->username_rule == PRESET_USERNAME_PASSWORD)
+		strcpy(value, "...");
+}
+
 static void
 print_option(FILE *out, const struct option *option, const void *base, bool masked)
 {
@@ -37,12 +56,8 @@ print_option(FILE *out, const struct option *option, const void *base, bool mask
 
 	if (!option_get(option, base, value, sizeof(value)))
 		return;
-	if (masked && strcmp(option->name, "password-command") == 0) {
-		char *space = strchr(value, ' ');
-
-		if (space != NULL)
-			strcpy(space, " ...");
-	}
+	if (masked)
+		mask(option, base, value);
 	fprintf(out, "%s%s = ", option->block == BLOCK_TOP ? "" : "\t", option->name);
 	if (is_text(option))
 		print_quoted(out, value);

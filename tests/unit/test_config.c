@@ -308,6 +308,13 @@ masked_text_hides_arguments_of_commands(void **state)
 	assert_non_null(strstr(text, "password-command = \"cat ...\""));
 	free(text);
 	config_free(c);
+	c = load("upstream a { preset = postmark username = the-token password-file = x }\n"
+	         "upstream b { preset = mailtrap password-file = x }\n");
+	text = text_of(c, true);
+	assert_null(strstr(text, "the-token"));
+	assert_non_null(strstr(text, "username = \"api\""));
+	free(text);
+	config_free(c);
 }
 
 static void
@@ -692,6 +699,20 @@ files_that_are_not_what_they_should_be_are_told(void **state)
 }
 
 static void
+a_configuration_is_not_for_everybody_to_change(void **state)
+{
+	struct config *config =
+	    load("user = \"\"\nspool { directory = spool }\ncontrol { socket = c }\n"
+	         "listen \"unix:submit\" { }\nupstream a { host = b tls = none }\n");
+
+	(void)state;
+	chmod(path_of("relayd.conf"), 0646);
+	assert_int_equal(config_check_system(config, remember, NULL), 1);
+	assert_non_null(strstr(told, "everybody may change this file: chmod o-w "));
+	config_free(config);
+}
+
+static void
 a_spool_is_the_services_own(void **state)
 {
 	static const char text[] =
@@ -749,6 +770,7 @@ main(void)
 		cmocka_unit_test(no_text_ends_the_program),
 		cmocka_unit_test(a_secret_is_for_the_service_alone),
 		cmocka_unit_test(files_that_are_not_what_they_should_be_are_told),
+		cmocka_unit_test(a_configuration_is_not_for_everybody_to_change),
 		cmocka_unit_test(a_spool_is_the_services_own),
 		cmocka_unit_test(the_service_is_seen_from_outside_by_root),
 	};
