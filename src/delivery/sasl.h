@@ -18,6 +18,10 @@ void sasl_free(struct sasl *sasl); /* before the tls session that it was told of
 /* For channel binding; borrowed. Call when TLS is up. */
 void sasl_set_tls(struct sasl *sasl, const struct tls_session *tls);
 
+/* NULL: nothing is configured to log in with, or auth = none. Lives as long as the sasl. */
 struct smtp_auth *sasl_auth(struct sasl *sasl);
+
+/* What the upstream said inside the mechanism before its refusal (OAuth's JSON); "". */
+const char *sasl_refusal(const struct sasl *sasl);
 
 #endif

@@ -11,7 +11,8 @@
  * Before TLS (unless tls = none) nothing but EHLO and STARTTLS can leave (I11): before_mail() in
  * client.c asserts it, and the machine has one path to AUTH and MAIL.
  *
- * Verdicts come by the two callbacks, each recipient exactly once, then finished(). */
+ * Verdicts come by the two callbacks, each recipient exactly once, then finished(); from inside
+ * smtp_client_next(), _input() and _abandon(). They may call smtp_client_add() and _quit(). */
 #ifndef RELAYD_SMTP_CLIENT_H
 #define RELAYD_SMTP_CLIENT_H
 
@@ -91,6 +92,7 @@ struct smtp_client_options {
 };
 
 #define SMTP_CLIENT_WINDOW_MAX 16
+#define SMTP_CLIENT_FLIGHT_MAX 65536 /* out is sent when it holds that much */
 
 enum smtp_client_action {
 	SMTP_CLIENT_WAIT,  /* nothing to do before more input, or another envelope */
@@ -98,10 +100,10 @@ enum smtp_client_action {
 	SMTP_CLIENT_BODY, /* give c->body_len bytes of c->body_job at c->body_offset: smtp_client_body() */
 	SMTP_CLIENT_START_TLS, /* hand shake, then smtp_client_secured(); unread input here is an attack */
 	SMTP_CLIENT_READY, /* has room: smtp_client_add() or nothing */
-	SMTP_CLIENT_END,   /* over: c->end, c->trouble, c->reply; then smtp_client_abandon() */
+	SMTP_CLIENT_END,   /* over: c->end, c->trouble, c->end_reply; then smtp_client_abandon() */
 };
 
-enum smtp_client_rcpt { SMTP_RCPT_PENDING, SMTP_RCPT_ACCEPTED, SMTP_RCPT_DONE };
+enum smtp_client_rcpt { SMTP_RCPT_PENDING, SMTP_RCPT_ACCEPTED, SMTP_RCPT_DONE, SMTP_RCPT_SKIPPED };
 
 /* One message in flight. Steps in order: [RSET] MAIL RCPT... DATA END, or [RSET] MAIL RCPT... BDAT;
  * `sent` of them have left and `taken` are answered. */
@@ -109,37 +111,44 @@ struct smtp_client_transaction {
 	const struct smtp_envelope *envelope;
 	void *job;
 	size_t sent, taken;
-	size_t accepted;    /* recipients that got 2xx and have no verdict yet */
-	uint64_t body_sent; /* bytes of the message given to out */
-	uint64_t
-	    end_offset; /* of c->out_total just after the final dot or last chunk; 0: not yet */
+	size_t accepted;     /* recipients that got 2xx and have no verdict yet */
+	uint64_t body_sent;  /* bytes of the message given to out */
+	uint64_t end_offset; /* c->out_total just after the final dot or chunk; 0: not yet */
 	unsigned char *rcpt; /* enum smtp_client_rcpt of each recipient */
 	size_t rcpt_size;
-	bool rset; /* begins with RSET */
+	bool checked; /* against what the upstream can do */
+	bool rset;    /* begins with RSET */
 	bool bdat;
 	bool mail_failed;
 	bool body_wanted; /* 354 came, or BDAT left */
 	bool over;        /* nothing more will be sent for it */
+	char last_byte;   /* of the body so far: where a line begins, and whether CR waits for LF */
+	bool at_line_start;
 };
 
 struct smtp_client {
 	struct smtp_client_options o;
-	enum smtp_stage
-	    stage;     /* of the session: GREETING .. IDLE, QUIT (transactions have their own) */
-	bool secured;  /* TLS is up and verified */
-	bool awaiting; /* a session-level reply is outstanding */
-	bool helo;     /* EHLO was refused: HELO */
-	bool dirty;    /* the upstream may still hold half a transaction: RSET first */
-	bool offered;  /* READY was said for the room there is */
+	enum smtp_stage stage; /* of the session: GREETING .. IDLE, QUIT */
+	enum smtp_stage todo;  /* the session's next command, not yet sent; NONE */
+	bool awaiting;         /* a session-level reply is outstanding */
+	bool secured;          /* TLS is up and verified */
+	bool start_tls;        /* the upstream said 220 to STARTTLS */
+	bool helo;             /* EHLO was refused: HELO */
+	bool dirty;            /* the upstream may still hold half a transaction: RSET first */
+	bool offered;          /* READY was said for the room there is */
 	bool quitting;
 	bool closing; /* 421 came: send nothing more, take what still comes */
+	bool closed;  /* and then it closed: what was not answered was not done */
 	bool reply_begun;
-	bool auth_cancelled;
+	bool auth_begun, auth_cancelled;
 	unsigned auth_rounds;
 	unsigned messages; /* taken in all */
 	unsigned served;   /* accepted by the upstream */
+	uint64_t replies;  /* complete ones, ever: progress, for the caller's deadlines */
+	const char *mechanism;
 	struct smtp_capabilities caps;
 	struct smtp_reply_parser parser;
+	struct span input_left;      /* what follows the reply under way in this input */
 	struct upstream_reply reply; /* the last one, or the one under way */
 	struct smtp_buffer out;
 	uint64_t out_total; /* bytes ever put into out */
@@ -148,10 +157,9 @@ struct smtp_client {
 	void *body_job;
 	uint64_t body_offset;
 	size_t body_len;
-	char line_state; /* of the body: see smtp_client_body() */
-	const char *mechanism;
 	enum smtp_end_kind end;
 	enum smtp_stage end_stage;
+	struct upstream_reply end_reply; /* code 0: none has to do with it */
 	struct smtp_trouble trouble;
 };
 
@@ -161,7 +169,7 @@ void smtp_client_fini(struct smtp_client *c);
 
 enum smtp_client_action smtp_client_next(struct smtp_client *c);
 
-/* Bytes from the upstream, all of them. Verdicts may be called back from here. */
+/* Bytes from the upstream, all of them. */
 void smtp_client_input(struct smtp_client *c, struct span in);
 
 void smtp_client_secured(struct smtp_client *c);

@@ -12,12 +12,13 @@ enum {
 	SMTP_ENVELOPE_UTF8 = 2, /* accepted with SMTPUTF8: needs SMTPUTF8 */
 };
 
-/* NOTIFY as in RCPT (RFC 3461 4.1): 0 if it was not given. NEVER stands alone. */
+/* NOTIFY as in RCPT (RFC 3461 4.1): a set; 0: not said. NEVER stands alone. Same values as the
+ * server's SMTP_NOTIFY_*: what a client asked for goes through the spool unchanged. */
 enum {
-	SMTP_ENVELOPE_NOTIFY_NEVER = 1,
-	SMTP_ENVELOPE_NOTIFY_SUCCESS = 2,
-	SMTP_ENVELOPE_NOTIFY_FAILURE = 4,
-	SMTP_ENVELOPE_NOTIFY_DELAY = 8,
+	SMTP_ENVELOPE_NOTIFY_SUCCESS = 1,
+	SMTP_ENVELOPE_NOTIFY_FAILURE = 2,
+	SMTP_ENVELOPE_NOTIFY_DELAY = 4,
+	SMTP_ENVELOPE_NOTIFY_NEVER = 8,
 };
 
 enum smtp_envelope_ret { SMTP_ENVELOPE_RET_NONE, SMTP_ENVELOPE_RET_FULL, SMTP_ENVELOPE_RET_HDRS };

@@ -60,6 +60,7 @@ struct upstream_reply {
 
 /* Bounds of C2. */
 #define SMTP_REPLY_LINE_MAX 4096
+#define SMTP_REPLY_CHALLENGE_MAX 12288 /* of a 334 line (RFC 4954 4) */
 #define SMTP_REPLY_BYTES_MAX 65536
 #define SMTP_REPLY_LINES_MAX 100
 
@@ -77,7 +78,8 @@ struct smtp_reply_parser {
 	unsigned lines;
 	size_t reply_bytes;
 	size_t line_len;
-	char line_bytes[SMTP_REPLY_LINE_MAX + 2];
+	size_t line_max; /* SMTP_REPLY_LINE_MAX, or SMTP_REPLY_CHALLENGE_MAX while logging in */
+	char line_bytes[SMTP_REPLY_CHALLENGE_MAX];
 };
 
 void smtp_reply_init(struct smtp_reply_parser *p);

@@ -3,3 +3,4 @@ include tests/unit/intake.mk
 include tests/unit/base.mk
 include tests/unit/spool.mk
 include tests/unit/supervisor.mk
+include tests/unit/smtp-client.mk

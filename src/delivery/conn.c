@@ -1,0 +1,897 @@
+/* conn.c - a socket, a clock, TLS and names around the pure client (smtp/client.c). Callbacks of
+ * libevent only note what happened and call conn_pump(); the pump is the only loop, and its last line
+ * is the only place where a connection dies.
+ *
+ * Bytes out: the client composes a flight, it is encrypted at once into `wire`, and one send() takes
+ * it (TCP_NODELAY, so the final dot never waits for an ACK). `plain_flushed` says how many of the
+ * client's bytes may have left: that is what tells UNSENT from UNKNOWN (C3). */
+#include <assert.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "delivery/conn.h"
+#include "delivery/resolver.h"
+#include "delivery/sasl.h"
+#include "delivery/tls.h"
+
+#define READ_BYTES 16384
+#define RECORD_BYTES 16384    /* plain bytes of one TLS record */
+#define WIRE_MAX (256 * 1024) /* more waits until the socket takes some */
+#define MARKS_MAX 64          /* more records than WIRE_MAX holds */
+#define BODY_PIECE_MAX 65536
+#define LEAST_RATE_BYTES 500  /* a second, while something is being sent (row 23) */
+#define NEXT_ADDRESS_MS 10000 /* a silent address is left sooner if there is another */
+#define FAREWELL_MS 5000      /* for the reply to QUIT, and for EOF after a 421 */
+
+enum phase { PHASE_RESOLVE, PHASE_CONNECT, PHASE_TLS, PHASE_SMTP };
+
+/* Up to `plain` bytes of the client's out have left when `wire` bytes have. */
+struct mark {
+	uint64_t plain, wire;
+};
+
+struct conn {
+	struct conn_options o;
+	struct conn_events on;
+	void *ctx;
+	enum phase phase;
+	bool pumping, readable_eof, dead, was_ready;
+	struct smtp_client client;
+	struct sasl *sasl;
+	struct tls_session *tls;
+
+	struct resolver_query *query;
+	struct resolver_address addresses[RESOLVER_ADDRESSES_MAX];
+	size_t n_addresses, address;
+	char failures[400]; /* "192.0.2.1: Connection refused; ..." */
+	char peer[320];
+
+	int fd;
+	struct event *readable, *writable, *timer, *kick;
+	struct smtp_buffer plain_wire; /* what goes out without TLS */
+	uint64_t wire_total, wire_sent, plain_total, plain_flushed;
+	struct mark marks[MARKS_MAX];
+	unsigned n_marks;
+
+	enum smtp_stage waits_for;
+	uint64_t replies, wait_sent; /* at the start of this wait */
+	int64_t wait_since_ms, deadline_ms;
+	char *body;
+};
+
+static void conn_pump(struct conn *c);
+static void try_address(struct conn *c);
+
+static int64_t
+now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void remark(struct conn *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static void
+remark(struct conn *c, const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	if (c->on.trace == NULL)
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	c->on.trace(c->ctx, c, '=', span_of(text));
+}
+
+/* ---- the end ---- */
+
+static void
+fail(struct conn *c, enum smtp_end_kind kind, const struct smtp_trouble *trouble)
+{
+	static const enum smtp_stage stage_of[] = { [PHASE_RESOLVE] = SMTP_STAGE_RESOLVE,
+		[PHASE_CONNECT] = SMTP_STAGE_CONNECT,
+		[PHASE_TLS] = SMTP_STAGE_TLS };
+
+	if (c->client.end != SMTP_END_NONE)
+		return;
+	smtp_client_fail(&c->client, kind, trouble);
+	if (c->phase != PHASE_SMTP)
+		c->client.end_stage = stage_of[c->phase];
+}
+
+static void fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
+    PRINTF_LIKE(3, 4);
+
+static void
+fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
+{
+	struct smtp_trouble trouble = { 0 };
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(trouble.why, sizeof(trouble.why), fmt, args);
+	va_end(args);
+	fail(c, kind, &trouble);
+}
+
+static const char *
+secret_setting(const struct config_upstream *u)
+{
+	return u->password_file != NULL         ? "password-file"
+	       : u->password_credential != NULL ? "password-credential"
+	       : u->password_command != NULL    ? "password-command"
+	                                        : "password-file";
+}
+
+/* What to change, where the place that saw the trouble could not know. */
+static void
+suggest(const struct conn *c, struct conn_end *end)
+{
+	const struct config_upstream *u = c->o.upstream;
+
+	if (end->fix[0] != '\0')
+		return;
+	switch (end->kind) {
+	case SMTP_END_AUTH:
+		snprintf(end->fix, sizeof(end->fix),
+		    "check username (%s) and the password in %s of upstream \"%s\"",
+		    u->username != NULL ? u->username : "none", secret_setting(u), u->name);
+		break;
+	case SMTP_END_CONNECT:
+	case SMTP_END_TIMEOUT:
+		if (end->stage != SMTP_STAGE_CONNECT && end->stage != SMTP_STAGE_GREETING)
+			break;
+		snprintf(end->fix, sizeof(end->fix),
+		    "check host and port of upstream \"%s\", and that a firewall lets port %u out "
+		    "(many "
+		    "networks block 25)",
+		    u->name, u->port);
+		break;
+	default:
+		break;
+	}
+}
+
+static void
+close_socket(struct conn *c)
+{
+	struct event **events[] = { &c->readable, &c->writable };
+
+	for (size_t i = 0; i < ARRAY_LEN(events); i++) {
+		if (*events[i] != NULL)
+			event_free(*events[i]);
+		*events[i] = NULL;
+	}
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
+}
+
+static void
+conn_free(struct conn *c)
+{
+	resolver_cancel(c->query);
+	close_socket(c);
+	event_free(c->timer);
+	event_free(c->kick);
+	smtp_client_fini(&c->client);
+	sasl_free(c->sasl);
+	tls_session_free(c->tls);
+	smtp_buffer_fini(&c->plain_wire);
+	free(c->body);
+	free(c);
+}
+
+/* A polite end of TLS, if the socket takes it; nothing depends on it. */
+static void
+say_goodbye(struct conn *c)
+{
+	struct smtp_buffer *out;
+
+	if (c->tls == NULL || c->fd < 0 || c->client.end != SMTP_END_QUIT)
+		return;
+	tls_session_shutdown(c->tls);
+	out = tls_session_output(c->tls);
+	if (out->len > 0 &&
+	    send(c->fd, out->data + out->start, out->len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return;
+}
+
+static void
+conn_end(struct conn *c)
+{
+	const struct smtp_client *m = &c->client;
+	struct conn_end end = { .kind = m->end,
+		.stage = m->end_stage,
+		.reply = m->end_reply,
+		.was_ready = c->was_ready,
+		.served = m->served };
+
+	c->dead = true;
+	say_goodbye(c);
+	memcpy(end.why, m->trouble.why, sizeof(end.why));
+	memcpy(end.fix, m->trouble.fix, sizeof(end.fix));
+	if (end.kind == SMTP_END_AUTH && sasl_refusal(c->sasl)[0] != '\0') {
+		size_t len = strlen(end.why);
+
+		snprintf(end.why + len, sizeof(end.why) - len, " (%s)", sasl_refusal(c->sasl));
+	}
+	suggest(c, &end);
+	smtp_client_abandon(&c->client, c->plain_flushed);
+	c->on.closed(c->ctx, c, &end);
+	conn_free(c);
+}
+
+/* ---- bytes out ---- */
+
+static struct smtp_buffer *
+wire(struct conn *c)
+{
+	return c->tls != NULL ? tls_session_output(c->tls) : &c->plain_wire;
+}
+
+static void
+advance_flushed(struct conn *c)
+{
+	unsigned n = 0;
+
+	if (c->tls == NULL) {
+		c->plain_flushed = c->wire_sent;
+		return;
+	}
+	while (n < c->n_marks && c->marks[n].wire <= c->wire_sent)
+		c->plain_flushed = c->marks[n++].plain;
+	memmove(c->marks, c->marks + n, (c->n_marks - n) * sizeof(c->marks[0]));
+	c->n_marks -= n;
+}
+
+static void
+flush(struct conn *c)
+{
+	struct smtp_buffer *out = wire(c);
+
+	while (out->len > 0 && c->fd >= 0) {
+		ssize_t n = send(c->fd, out->data + out->start, out->len, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN) {
+			event_add(c->writable, NULL);
+			return;
+		}
+		if (n < 0) {
+			/* What the upstream said before it closed may still be unread: let the reader
+			 * find it, and the EOF behind it. */
+			c->wire_total -= out->len;
+			smtp_buffer_clear(out);
+			if (c->readable_eof)
+				fail_words(c, SMTP_END_LOST, "the connection broke while %s: %s",
+				    smtp_stage_phrase(smtp_client_waits_for(&c->client)),
+				    strerror(errno));
+			return;
+		}
+		smtp_buffer_drain(out, (size_t)n);
+		c->wire_sent += (uint64_t)n;
+		advance_flushed(c);
+	}
+}
+
+static void
+mark(struct conn *c)
+{
+	if (c->n_marks == MARKS_MAX)
+		c->n_marks--; /* coarser: the later mark covers both */
+	c->marks[c->n_marks++] = (struct mark){ c->plain_total, c->wire_total };
+}
+
+/* The client's flight goes to the wire: with TLS in records as large as they may be. */
+static void
+take_flight(struct conn *c)
+{
+	struct span out = smtp_buffer_span(&c->client.out);
+
+	if (c->tls == NULL) {
+		smtp_buffer_add(&c->plain_wire, out);
+		c->plain_total += out.len;
+		c->wire_total += out.len;
+	}
+	while (c->tls != NULL && out.len > 0) {
+		size_t n = out.len < RECORD_BYTES ? out.len : RECORD_BYTES;
+		size_t before = wire(c)->len;
+
+		if (!tls_session_write(c->tls, (struct span){ out.data, n })) {
+			fail(c, SMTP_END_LOST, tls_session_trouble(c->tls));
+			break;
+		}
+		c->plain_total += n;
+		c->wire_total += wire(c)->len - before;
+		mark(c);
+		out = span_skip(out, n);
+	}
+	smtp_client_wrote(&c->client);
+}
+
+static void
+give_body(struct conn *c)
+{
+	struct delivery_job *job = c->client.body_job;
+	size_t len = c->client.body_len, have = 0;
+
+	if (c->body == NULL)
+		c->body = xcalloc(BODY_PIECE_MAX, 1);
+	while (have < len) {
+		int n = job->read(job, c->client.body_offset + have, c->body + have, len - have);
+
+		if (n <= 0 || (size_t)n > len - have) {
+			job->read_error = n < 0 ? n : -EIO;
+			fail_words(c, SMTP_END_LOCAL, "the stored message could not be read: %s",
+			    strerror(-job->read_error));
+			return;
+		}
+		have += (size_t)n;
+	}
+	smtp_client_body(&c->client, (struct span){ c->body, len });
+	if (c->client.end == SMTP_END_LOCAL)
+		job->read_error = -EBADMSG;
+}
+
+/* ---- TLS ---- */
+
+static void
+begin_tls(struct conn *c)
+{
+	if (c->o.tls == NULL) {
+		fail_words(c, SMTP_END_TLS, "TLS could not be set up here");
+		return;
+	}
+	c->tls = tls_session_new(c->o.tls);
+	c->wire_total = c->wire_sent = 0; /* the plain phase carried no message */
+	c->phase = PHASE_TLS;
+}
+
+static void
+shake_hands(struct conn *c)
+{
+	enum tls_result r = tls_session_handshake(c->tls);
+
+	/* What the handshake wrote (or the alert that ends it) is on its way in any case. */
+	c->wire_total = c->wire_sent + wire(c)->len;
+	if (r == TLS_FAILED) {
+		flush(c);
+		fail(c, SMTP_END_TLS, tls_session_trouble(c->tls));
+	} else if (r == TLS_DONE) {
+		remark(c, "%s", tls_session_name(c->tls));
+		c->phase = PHASE_SMTP;
+		c->plain_total = c->plain_flushed = c->client.out_total;
+		sasl_set_tls(c->sasl, c->tls);
+		smtp_client_secured(&c->client);
+	}
+}
+
+/* ---- bytes in ---- */
+
+static void
+read_tls(struct conn *c, struct span bytes)
+{
+	char plain[READ_BYTES];
+	enum tls_result r = TLS_DONE;
+	size_t len;
+
+	tls_session_input(c->tls, bytes);
+	if (c->phase == PHASE_TLS)
+		shake_hands(c);
+	while (c->phase == PHASE_SMTP && c->client.end == SMTP_END_NONE && r == TLS_DONE) {
+		size_t before = wire(c)->len;
+
+		r = tls_session_read(c->tls, plain, sizeof(plain), &len);
+		c->wire_total += wire(c)->len - before; /* a KeyUpdate is answered */
+		if (len > 0)
+			smtp_client_input(&c->client, (struct span){ plain, len });
+	}
+	if (r == TLS_EOF)
+		c->readable_eof = true;
+	else if (r == TLS_FAILED)
+		fail(c, SMTP_END_LOST, tls_session_trouble(c->tls));
+}
+
+static void
+lost(struct conn *c, int error)
+{
+	struct smtp_trouble trouble = { 0 };
+
+	if (c->phase == PHASE_SMTP && (error == 0 || c->client.closing)) {
+		smtp_client_eof(&c->client);
+		return;
+	}
+	smtp_trouble_why(&trouble, "the upstream closed the connection while %s%s%s",
+	    smtp_stage_phrase(
+	        c->phase == PHASE_TLS ? SMTP_STAGE_TLS : smtp_client_waits_for(&c->client)),
+	    error != 0 ? ": " : "", error != 0 ? strerror(error) : "");
+	if (c->phase == PHASE_TLS)
+		smtp_trouble_fix(&trouble,
+		    "check port and tls of upstream \"%s\": 465 wants tls = implicit, 587 and 25 "
+		    "want tls = "
+		    "starttls",
+		    c->o.upstream->name);
+	else if (c->client.quitting || smtp_client_waits_for(&c->client) == SMTP_STAGE_IDLE) {
+		smtp_client_eof(&c->client);
+		return;
+	}
+	fail(c, c->phase == PHASE_TLS ? SMTP_END_TLS : SMTP_END_LOST, &trouble);
+}
+
+static void
+on_readable(evutil_socket_t fd, short what, void *arg)
+{
+	struct conn *c = arg;
+	char bytes[READ_BYTES];
+	ssize_t n = recv(fd, bytes, sizeof(bytes), 0);
+	int error = n < 0 ? errno : 0;
+
+	(void)what;
+	if (n < 0 && (error == EAGAIN || error == EINTR))
+		return;
+	if (n > 0 && c->tls != NULL)
+		read_tls(c, (struct span){ bytes, (size_t)n });
+	else if (n > 0)
+		smtp_client_input(&c->client, (struct span){ bytes, (size_t)n });
+	else
+		c->readable_eof = true;
+	if (c->readable_eof)
+		lost(c, error);
+	conn_pump(c);
+}
+
+static void
+on_connected(struct conn *c)
+{
+	const struct resolver_address *a = &c->addresses[c->address];
+	const struct config_upstream *u = c->o.upstream;
+	char ip[INET6_ADDRSTRLEN] = "?";
+
+	getnameinfo(
+	    (const struct sockaddr *)&a->sa, a->len, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
+	snprintf(c->peer, sizeof(c->peer), "%s:%u (%s)", u->host, u->port, ip);
+	remark(c, "connected to %s", c->peer);
+	resolver_worked(c->o.resolver, u->host, a->sa.ss_family);
+	c->phase = PHASE_SMTP;
+	event_add(c->readable, NULL);
+	if (u->tls == CONFIG_TLS_IMPLICIT) {
+		begin_tls(c);
+		if (c->tls != NULL)
+			shake_hands(c);
+	}
+}
+
+static void
+address_failed(struct conn *c, int error)
+{
+	const struct resolver_address *a = &c->addresses[c->address];
+	size_t len = strlen(c->failures);
+	char ip[INET6_ADDRSTRLEN] = "?";
+
+	getnameinfo(
+	    (const struct sockaddr *)&a->sa, a->len, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
+	snprintf(c->failures + len, sizeof(c->failures) - len, "%s%s: %s", len > 0 ? "; " : "", ip,
+	    strerror(error));
+	remark(c, "%s: %s", ip, strerror(error));
+	close_socket(c);
+	c->address++;
+	try_address(c);
+}
+
+static void
+on_writable(evutil_socket_t fd, short what, void *arg)
+{
+	struct conn *c = arg;
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	(void)what;
+	if (c->phase == PHASE_CONNECT) {
+		if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+			error = errno;
+		if (error != 0)
+			address_failed(c, error);
+		else
+			on_connected(c);
+	}
+	conn_pump(c);
+}
+
+/* ---- getting there ---- */
+
+static int
+connect_to(struct conn *c, const struct resolver_address *a)
+{
+	int on = 1;
+
+	c->fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (c->fd < 0)
+		return errno;
+	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	if (connect(c->fd, (const struct sockaddr *)&a->sa, a->len) < 0 && errno != EINPROGRESS)
+		return errno;
+	c->readable = event_new(c->o.base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
+	c->writable = event_new(c->o.base, c->fd, EV_WRITE, on_writable, c);
+	event_add(c->writable, NULL);
+	return 0;
+}
+
+static void
+try_address(struct conn *c)
+{
+	int error;
+
+	if (c->address == c->n_addresses) {
+		fail_words(c, SMTP_END_CONNECT, "cannot connect to %s port %u: %s",
+		    c->o.upstream->host, c->o.upstream->port, c->failures);
+		return;
+	}
+	c->waits_for = SMTP_STAGE_NONE; /* a new wait */
+	error = connect_to(c, &c->addresses[c->address]);
+	if (error != 0)
+		address_failed(c, error);
+}
+
+static void
+on_resolved(
+    void *arg, const struct resolver_address *list, size_t n, const struct smtp_trouble *trouble)
+{
+	struct conn *c = arg;
+
+	c->query = NULL;
+	if (n == 0) {
+		fail(c, SMTP_END_DNS, trouble);
+	} else {
+		memcpy(c->addresses, list, n * sizeof(list[0]));
+		c->n_addresses = n;
+		c->phase = PHASE_CONNECT;
+		try_address(c);
+	}
+	conn_pump(c);
+}
+
+/* ---- waiting ---- */
+
+static enum smtp_stage
+what_it_waits_for(struct conn *c)
+{
+	switch (c->phase) {
+	case PHASE_RESOLVE:
+		return SMTP_STAGE_RESOLVE;
+	case PHASE_CONNECT:
+		return SMTP_STAGE_CONNECT;
+	case PHASE_TLS:
+		return SMTP_STAGE_TLS;
+	default:
+		return wire(c)->len > 0 ? SMTP_STAGE_BODY : smtp_client_waits_for(&c->client);
+	}
+}
+
+static uint64_t
+timeout_ms(const struct conn *c, enum smtp_stage stage)
+{
+	const struct config_upstream *u = c->o.upstream;
+
+	if (c->client.closing || stage == SMTP_STAGE_QUIT)
+		return FAREWELL_MS;
+	switch (stage) {
+	case SMTP_STAGE_CONNECT:
+		if (c->address + 1 < c->n_addresses && u->connect_timeout_ms > NEXT_ADDRESS_MS)
+			return NEXT_ADDRESS_MS;
+		return u->connect_timeout_ms;
+	case SMTP_STAGE_RESOLVE:
+	case SMTP_STAGE_TLS:
+		return u->connect_timeout_ms;
+	case SMTP_STAGE_END:
+		return u->data_timeout_ms;
+	case SMTP_STAGE_IDLE:
+		return u->idle_ms;
+	default:
+		return u->command_timeout_ms;
+	}
+}
+
+/* The timer is set when a wait begins that ends sooner than it would fire; a later deadline is
+ * noticed when it fires. So a busy connection does not touch the timer for each message. */
+static void
+set_deadline(struct conn *c)
+{
+	enum smtp_stage stage = what_it_waits_for(c);
+	bool begun = stage != c->waits_for || c->replies != c->client.replies;
+	int64_t now = now_ms(), old = c->deadline_ms;
+	struct timeval tv;
+
+	if (!begun)
+		return;
+	c->waits_for = stage;
+	c->replies = c->client.replies;
+	c->wait_since_ms = now;
+	c->wait_sent = c->wire_sent;
+	c->deadline_ms = now + (int64_t)timeout_ms(c, stage);
+	if (old != 0 && old <= c->deadline_ms && evtimer_pending(c->timer, NULL))
+		return;
+	tv.tv_sec = (c->deadline_ms - now) / 1000;
+	tv.tv_usec = (c->deadline_ms - now) % 1000 * 1000;
+	evtimer_add(c->timer, &tv);
+}
+
+static void
+on_deadline(struct conn *c)
+{
+	const char *phrase = smtp_stage_phrase(c->waits_for);
+	int64_t waited_ms = now_ms() - c->wait_since_ms;
+
+	switch (c->waits_for) {
+	case SMTP_STAGE_IDLE:
+		smtp_client_quit(&c->client);
+		return;
+	case SMTP_STAGE_QUIT:
+		smtp_client_eof(&c->client);
+		return;
+	case SMTP_STAGE_RESOLVE:
+		fail_words(c, SMTP_END_DNS, "no name server answered within %lld s about %s",
+		    (long long)(waited_ms + 500) / 1000, c->o.upstream->host);
+		return;
+	case SMTP_STAGE_CONNECT:
+		address_failed(c, ETIMEDOUT);
+		return;
+	case SMTP_STAGE_BODY:
+		if (c->wire_sent - c->wait_sent >= (uint64_t)waited_ms * LEAST_RATE_BYTES / 1000) {
+			c->waits_for = SMTP_STAGE_NONE; /* fast enough: another window */
+			return;
+		}
+		break;
+	default:
+		break;
+	}
+	fail_words(c, SMTP_END_TIMEOUT, "the upstream did not answer within %lld s while %s",
+	    (long long)(waited_ms + 500) / 1000, phrase);
+}
+
+static void
+on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct conn *c = arg;
+	int64_t left_ms = c->deadline_ms - now_ms();
+	struct timeval tv = { .tv_sec = left_ms / 1000, .tv_usec = left_ms % 1000 * 1000 };
+
+	(void)fd, (void)what;
+	if (left_ms > 0) {
+		evtimer_add(c->timer, &tv);
+		return;
+	}
+	on_deadline(c);
+	conn_pump(c);
+}
+
+/* ---- the pump ---- */
+
+/* One thing that the client wants. false: nothing more to do now. */
+static bool
+perform(struct conn *c)
+{
+	switch (smtp_client_next(&c->client)) {
+	case SMTP_CLIENT_READY:
+		c->was_ready = true;
+		c->on.ready(c->ctx, c);
+		return true;
+	case SMTP_CLIENT_BODY:
+		give_body(c);
+		return true;
+	case SMTP_CLIENT_WRITE:
+		take_flight(c);
+		return true;
+	case SMTP_CLIENT_START_TLS:
+		flush(c);
+		if (wire(c)->len > 0)
+			return false;
+		begin_tls(c);
+		if (c->tls != NULL)
+			shake_hands(c);
+		return true;
+	case SMTP_CLIENT_WAIT:
+	case SMTP_CLIENT_END:
+		break;
+	}
+	return false;
+}
+
+static bool
+is_running(const struct conn *c)
+{
+	return c->phase == PHASE_SMTP && c->client.end == SMTP_END_NONE;
+}
+
+/* Does everything that can be done now. After it nobody may touch `c`. */
+static void
+conn_pump(struct conn *c)
+{
+	bool is_full;
+
+	if (c->pumping || c->dead)
+		return;
+	c->pumping = true;
+	do {
+		is_full = false;
+		while (is_running(c) && !(is_full = wire(c)->len >= WIRE_MAX) && perform(c))
+			;
+		flush(c);
+	} while (is_full && is_running(c) && wire(c)->len < WIRE_MAX);
+	c->pumping = false;
+	if (c->client.end != SMTP_END_NONE)
+		conn_end(c);
+	else
+		set_deadline(c);
+}
+
+static void
+on_kick(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	conn_pump(arg);
+}
+
+/* ---- for the owner ---- */
+
+static void
+on_recipient(
+    void *arg, void *job, size_t i, const struct upstream_reply *reply, enum verdict verdict)
+{
+	struct conn *c = arg;
+
+	c->on.recipient(c->ctx, c, job, i, reply, verdict);
+}
+
+static void
+on_finished(void *arg, void *job)
+{
+	struct conn *c = arg;
+
+	c->on.finished(c->ctx, c, job);
+}
+
+static void
+on_trace(void *arg, char direction, struct span line)
+{
+	struct conn *c = arg;
+
+	c->on.trace(c->ctx, c, direction, line);
+}
+
+struct conn *
+conn_open(const struct conn_options *options, const struct conn_events *events, void *ctx)
+{
+	const struct config_upstream *u = options->upstream;
+	struct conn *c = xcalloc(1, sizeof(*c));
+	struct smtp_client_options client = { .helo = options->helo,
+		.tls = u->tls,
+		.pipelining = u->pipelining,
+		.chunking = u->chunking,
+		.window = options->window > 0 ? options->window : CONN_WINDOW,
+		.messages_max = u->messages_per_connection,
+		.arg = c,
+		.recipient = on_recipient,
+		.finished = on_finished,
+		.trace = events->trace != NULL ? on_trace : NULL };
+
+	c->o = *options;
+	c->o.secret = (struct span){ 0 };
+	c->on = *events;
+	c->ctx = ctx;
+	c->fd = -1;
+	c->sasl = sasl_new(u, options->secret);
+	client.auth = sasl_auth(c->sasl);
+	smtp_client_init(&c->client, &client);
+	snprintf(c->peer, sizeof(c->peer), "%s:%u", u->host, u->port);
+	c->timer = evtimer_new(c->o.base, on_timer, c);
+	c->kick = event_new(c->o.base, -1, 0, on_kick, c);
+	c->query = resolver_lookup(c->o.resolver, u->host, u->port, on_resolved, c);
+	set_deadline(c);
+	return c;
+}
+
+unsigned
+conn_room(const struct conn *c)
+{
+	return c->was_ready && !c->dead ? smtp_client_room(&c->client) : 0;
+}
+
+unsigned
+conn_jobs(const struct conn *c)
+{
+	return c->client.count;
+}
+
+static void
+kick(struct conn *c)
+{
+	if (!c->pumping && !c->dead)
+		event_active(c->kick, EV_TIMEOUT, 0);
+}
+
+int
+conn_send(struct conn *c, struct delivery_job *job)
+{
+	if (conn_room(c) == 0)
+		return -EAGAIN;
+	job->read_error = 0;
+	smtp_client_add(&c->client, &job->envelope, job);
+	kick(c);
+	return 0;
+}
+
+void
+conn_quit(struct conn *c)
+{
+	struct smtp_trouble trouble = { 0 };
+
+	smtp_client_quit(&c->client);
+	if (c->phase != PHASE_SMTP || c->client.stage < SMTP_STAGE_IDLE) { /* nothing to finish */
+		smtp_trouble_why(&trouble, "closed by us");
+		fail(c, SMTP_END_DROPPED, &trouble);
+	}
+	kick(c);
+}
+
+void
+conn_drop(struct conn *c)
+{
+	struct smtp_trouble trouble = { 0 };
+
+	smtp_trouble_why(&trouble, "dropped by us");
+	fail(c, SMTP_END_DROPPED, &trouble);
+	kick(c);
+}
+
+unsigned
+conn_recipients_max(const struct conn *c)
+{
+	unsigned most = c->o.upstream->recipients_per_message, theirs = c->client.caps.rcpt_max;
+
+	return theirs > 0 && (most == 0 || theirs < most) ? theirs : most;
+}
+
+const struct smtp_capabilities *
+conn_capabilities(const struct conn *c)
+{
+	return c->was_ready ? &c->client.caps : NULL;
+}
+
+const char *
+conn_peer(const struct conn *c)
+{
+	return c->peer;
+}
+
+const char *
+conn_tls(const struct conn *c)
+{
+	return c->tls != NULL ? tls_session_name(c->tls) : "";
+}
+
+const char *
+conn_auth(const struct conn *c)
+{
+	return c->client.mechanism != NULL ? c->client.mechanism : "";
+}
+
+void *
+conn_ctx(const struct conn *c)
+{
+	return c->ctx;
+}
