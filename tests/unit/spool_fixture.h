@@ -233,6 +233,23 @@ fixture_outcome(struct fixture *f, const struct journal_outcome *o)
 	return result;
 }
 
+/* A record made by hand; adds it to the COMMIT's chain; returns its length. */
+static inline size_t
+fixture_put_record(uint8_t *out, struct record_salt salt, uint8_t type, uint8_t flags, uint64_t seq,
+    const void *payload, uint32_t len, uint64_t *chain)
+{
+	struct record_header h = { .type = type, .flags = flags, .payload_bytes = len, .seq = seq };
+	struct iovec iov = { (void *)(uintptr_t)payload, len };
+	uint64_t sum;
+
+	record_put_header(&h, salt, out);
+	memcpy(out + RECORD_HEADER_BYTES, payload, len);
+	sum = record_payload_checksum(&h, salt, &iov, 1);
+	record_put_trailer(&h, sum, out + RECORD_HEADER_BYTES + len);
+	*chain = record_chain(*chain, h.checksum, sum);
+	return record_bytes(len);
+}
+
 /* What a replay gives. */
 struct listed {
 	uint64_t ids[4096];

@@ -44,24 +44,6 @@ store(const struct image *m, const uint8_t *bytes)
 	close(fd);
 }
 
-/* Holds the writer back until a whole group is submitted: with its thread busy on one message, the rest
- * goes out together. So groups are made here by hand instead, with the codec. */
-static size_t
-put_record(uint8_t *out, struct record_salt salt, uint8_t type, uint8_t flags, uint64_t seq,
-    const void *payload, uint32_t len, uint64_t *chain)
-{
-	struct record_header h = { .type = type, .flags = flags, .payload_bytes = len, .seq = seq };
-	struct iovec iov = { (void *)(uintptr_t)payload, len };
-	uint64_t sum;
-
-	record_put_header(&h, salt, out);
-	memcpy(out + RECORD_HEADER_BYTES, payload, len);
-	sum = record_payload_checksum(&h, salt, &iov, 1);
-	record_put_trailer(&h, sum, out + RECORD_HEADER_BYTES + len);
-	*chain = record_chain(*chain, h.checksum, sum);
-	return record_bytes(len);
-}
-
 static void
 build(struct image *m, struct fixture *f, uint32_t flags, const char *body, size_t body_len)
 {
@@ -100,9 +82,9 @@ build(struct image *m, struct fixture *f, uint32_t flags, const char *body, size
 			m->starts[k] = at;
 			e = fixture_envelope(m->ids[k], body_len);
 			assert_int_equal(envelope_encode(&e, &encoded, &len), 0);
-			at += put_record(m->bytes + at, salt, RECORD_ENVELOPE, 0, seq++, encoded,
-			    (uint32_t)len, &commit.checksum);
-			at += put_record(m->bytes + at, salt, RECORD_BODY, 0, seq++, body,
+			at += fixture_put_record(m->bytes + at, salt, RECORD_ENVELOPE, 0, seq++,
+			    encoded, (uint32_t)len, &commit.checksum);
+			at += fixture_put_record(m->bytes + at, salt, RECORD_BODY, 0, seq++, body,
 			    (uint32_t)body_len, &commit.checksum);
 			m->ends[k] = at;
 			free(encoded);
@@ -110,7 +92,7 @@ build(struct image *m, struct fixture *f, uint32_t flags, const char *body, size
 		commit.last_seq = seq - 1;
 		commit.count = PER_GROUP * 2;
 		record_put_commit(&commit, payload);
-		at += put_record(m->bytes + at, salt, RECORD_COMMIT, 0, seq++, payload,
+		at += fixture_put_record(m->bytes + at, salt, RECORD_COMMIT, 0, seq++, payload,
 		    sizeof(payload), &unused);
 		while (at % RECORD_BLOCK != 0)
 			m->bytes[at++] = 0;
@@ -376,7 +358,7 @@ a_record_forged_inside_a_body_is_never_given(void **state)
 		salt = record_salt_from(h.salt);
 		memset(m.bytes, 0, m.size);
 		segment_put_header(&h, m.bytes);
-		at += put_record(
+		at += fixture_put_record(
 		    m.bytes + at, salt, RECORD_BODY, 0, 1, body, sizeof(body) - 8, &chain);
 		store(&m, m.bytes);
 		look(&m, SPOOL_READ_TO_END, &seen);
@@ -460,8 +442,8 @@ a_newer_critical_record_is_told_and_a_harmless_one_passed_over(void **state)
 	assert_int_equal(segment_get_header(m.bytes, &h), 0);
 	salt = record_salt_from(h.salt);
 	at = m.group_start[3];
-	at += put_record(m.bytes + at, salt, 77, 0, 16, "?", 1, &chain);
-	at += put_record(m.bytes + at, salt, 78, RECORD_CRITICAL, 17, "!", 1, &chain);
+	at += fixture_put_record(m.bytes + at, salt, 77, 0, 16, "?", 1, &chain);
+	at += fixture_put_record(m.bytes + at, salt, 78, RECORD_CRITICAL, 17, "!", 1, &chain);
 	store(&m, m.bytes);
 	assert_int_equal(
 	    spool_reader_open(m.f->dirfd, SEGMENT_INTAKE, m.number, SPOOL_READ_TO_END, false, &r),
