@@ -68,15 +68,12 @@ ctl_offline_open(const struct ctl *ctl, int why, struct ctl_offline *out)
 		return r;
 	}
 	if (!is_locked(fd))
-		ctl_note("relayd does not run; this is what the spool in %s says", directory);
+		out->why = "relayd does not run";
 	else if (why == -ETIMEDOUT)
-		ctl_note("relayd-delivery does not answer; this is what the spool in %s says",
-		    directory);
+		out->why = "relayd-delivery does not answer";
 	else
-		ctl_note(
-		    "relayd runs, but not with this control socket (-s); this is what the spool in "
-		    "%s says",
-		    directory);
+		out->why = "relayd runs, but not with this control socket";
+	ctl_note("%s; this is what the spool in %s says", out->why, directory);
 	out->dir_fd = fd;
 	return 0;
 }

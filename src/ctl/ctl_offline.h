@@ -12,6 +12,7 @@
 
 struct ctl_offline {
 	int dir_fd;
+	const char *why; /* we had to look here */
 };
 
 /* Opens the spool and says on stderr that it is the spool that is shown, and why. -errno: it said

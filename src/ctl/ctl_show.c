@@ -65,8 +65,13 @@ print_lines(const char *text)
 		struct span line = { text, len > 0 && text[len - 1] == '\r' ? len - 1 : len };
 		char safe[4096];
 
+		fputs("  ", stdout);
+		while (line.len > 0 && line.data[0] == '\t') { /* a folded line */
+			putchar('\t');
+			line = span_skip(line, 1);
+		}
 		log_quote(line, safe, sizeof(safe));
-		printf("  %s\n", safe);
+		puts(safe);
 		text += len + (text[len] == '\n');
 	}
 }

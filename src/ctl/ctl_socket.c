@@ -11,8 +11,8 @@
 #include "ctl/ctl_socket.h"
 
 #define DEFAULT_SOCKET "/run/relayd/control"
-#define ANSWER_MS 15000 /* a line of most answers */
-#define TEST_MS 600000  /* a step of a test: an upstream may take its time */
+#define ANSWER_MS 5000 /* a line of most answers: delivery never sleeps so long */
+#define TEST_MS 600000 /* a step of a test: an upstream may take its time */
 #define LINE_MAX_BYTES (64u << 20)
 
 struct talk {

@@ -193,14 +193,14 @@ on_message(void *arg, const json_t *m)
 }
 
 static json_t *
-make_status(const struct ctl *ctl, const struct count *c, const struct statvfs *fs)
+make_status(const struct ctl *ctl, const char *why, const struct count *c, const struct statvfs *fs)
 {
 	return json_pack("{s:b, s:s, s:s, s:n, s:s, s:[], s:{s:I, s:i, s:I, s:I, s:I, s:I}, "
 	                 "s:{s:s, s:I, s:I, s:I}, s:[]}",
 	    "running", 0, "version", PACKAGE_VERSION, "hostname", ctl->config->hostname, "started",
-	    "paused", "relayd does not run", "processes", "queue", "queued", c->queued, "active", 0,
-	    "deferred", c->deferred, "held", c->held, "total", c->total, "oldest_s", c->oldest_s,
-	    "spool", "directory", ctl->config->spool.directory, "free_bytes",
+	    "paused", why, "processes", "queue", "queued", c->queued, "active", 0, "deferred",
+	    c->deferred, "held", c->held, "total", c->total, "oldest_s", c->oldest_s, "spool",
+	    "directory", ctl->config->spool.directory, "free_bytes",
 	    (json_int_t)(fs->f_bavail * fs->f_frsize), "size_bytes",
 	    (json_int_t)(fs->f_blocks * fs->f_frsize), "min_free_bytes",
 	    (json_int_t)ctl->config->spool.min_free_bytes, "upstreams");
@@ -223,7 +223,7 @@ status_of_spool(const struct ctl *ctl, int why)
 	ctl_offline_close(&offline);
 	if (r < 0)
 		return ctl_fail("the spool cannot be read: %s", strerror(-r));
-	status = make_status(ctl, &count, &fs);
+	status = make_status(ctl, offline.why, &count, &fs);
 	give_status(ctl, status);
 	json_decref(status);
 	return CTL_OK;
