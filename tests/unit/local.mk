@@ -4,3 +4,4 @@ include tests/unit/base.mk
 include tests/unit/spool.mk
 include tests/unit/supervisor.mk
 include tests/unit/smtp-client.mk
+include tests/unit/smtp_server.mk

@@ -1,0 +1,547 @@
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "sendmail/submit.h"
+#include "smtp/address.h"
+
+enum {
+	WAIT_S = 300,        /* for one answer, or for room to write */
+	WAIT_STORED_S = 600, /* for the answer to the message: RFC 5321 4.5.3.2.6 */
+	TEXT_MAX = 512,
+	LINES_MAX = 100,
+};
+
+struct talk {
+	int fd;
+	char in[4096];
+	size_t start, len;
+	int code;            /* of the last answer */
+	char text[TEXT_MAX]; /* its last line, without the line end */
+	char server[256];    /* what the server calls itself */
+	bool has_size, has_8bitmime, has_smtputf8, has_dsn;
+	int error; /* -errno, or -ECONNRESET for the end of the connection */
+};
+
+/* ---- Connecting ---- */
+
+static int
+connect_to(const struct sockaddr *sa, socklen_t len)
+{
+	const int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const struct timeval wait = { .tv_sec = WAIT_S };
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0 ||
+	    connect(fd, sa, len) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+static int
+connect_unix(const char *path)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(sun.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(sun.sun_path, path, strlen(path) + 1);
+	return connect_to((const struct sockaddr *)&sun, sizeof(sun));
+}
+
+/* "127.0.0.1:25" or "[::1]:25". Loopback only: nobody can be made to send mail elsewhere. */
+static int
+connect_loopback(const char *where)
+{
+	const char *colon = strrchr(where, ':');
+	struct sockaddr_in sin = { .sin_family = AF_INET };
+	struct sockaddr_in6 sin6 = { .sin6_family = AF_INET6 };
+	char host[64];
+	char *end;
+	unsigned long port;
+
+	if (colon == NULL || (size_t)(colon - where) >= sizeof(host))
+		return -EINVAL;
+	memcpy(host, where, (size_t)(colon - where));
+	host[colon - where] = '\0';
+	port = strtoul(colon + 1, &end, 10);
+	if (*end != '\0' || port == 0 || port > 65535)
+		return -EINVAL;
+	if (strcmp(host, "[::1]") == 0) {
+		sin6.sin6_addr = in6addr_loopback;
+		sin6.sin6_port = htons((uint16_t)port);
+		return connect_to((const struct sockaddr *)&sin6, sizeof(sin6));
+	}
+	if (inet_pton(AF_INET, host, &sin.sin_addr) != 1 || ntohl(sin.sin_addr.s_addr) >> 24 != 127)
+		return -EINVAL;
+	sin.sin_port = htons((uint16_t)port);
+	return connect_to((const struct sockaddr *)&sin, sizeof(sin));
+}
+
+int
+submit_connect(const char *where, const char *socket_path)
+{
+	int fd, r;
+
+	if (where != NULL) {
+		fd = where[0] == '/' ? connect_unix(where) : connect_loopback(where);
+		if (fd < 0)
+			fprintf(stderr, "relayd-sendmail: cannot reach relayd at %s: %s\n", where,
+			    fd == -EINVAL ? "not a path nor a loopback address with a port"
+			                  : strerror(-fd));
+		return fd;
+	}
+	r = connect_unix(socket_path);
+	if (r >= 0)
+		return r;
+	fd = connect_loopback("127.0.0.1:25");
+	if (fd < 0)
+		fprintf(stderr,
+		    "relayd-sendmail: cannot reach relayd: %s: %s; 127.0.0.1:25: %s; is it "
+		    "running?\n",
+		    socket_path, strerror(-r), strerror(-fd));
+	return fd;
+}
+
+/* ---- Talking ---- */
+
+static bool
+send_bytes(struct talk *t, struct span bytes)
+{
+	while (bytes.len > 0 && t->error == 0) {
+		const ssize_t n = send(t->fd, bytes.data, bytes.len, MSG_NOSIGNAL);
+
+		if (n < 0 && errno != EINTR)
+			t->error = errno == EAGAIN ? -ETIMEDOUT : -errno;
+		if (n > 0)
+			bytes = span_skip(bytes, (size_t)n);
+	}
+	return t->error == 0;
+}
+
+static bool
+fill(struct talk *t)
+{
+	ssize_t n;
+
+	if (t->start > 0) {
+		memmove(t->in, t->in + t->start, t->len);
+		t->start = 0;
+	}
+	if (t->len == sizeof(t->in)) {
+		t->error = -EPROTO; /* a line that never ends */
+		return false;
+	}
+	do
+		n = recv(t->fd, t->in + t->len, sizeof(t->in) - t->len, 0);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0) {
+		t->error = n == 0 ? -ECONNRESET : errno == EAGAIN ? -ETIMEDOUT : -errno;
+		return false;
+	}
+	t->len += (size_t)n;
+	return true;
+}
+
+/* One line without its end. */
+static bool
+read_line(struct talk *t, struct span *line)
+{
+	const char *lf;
+
+	while ((lf = memchr(t->in + t->start, '\n', t->len)) == NULL)
+		if (!fill(t))
+			return false;
+	*line = (struct span){ t->in + t->start, (size_t)(lf - t->in) - t->start };
+	t->start += line->len + 1;
+	t->len -= line->len + 1;
+	if (line->len > 0 && line->data[line->len - 1] == '\r')
+		line->len--;
+	return true;
+}
+
+static bool
+is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static void
+note_keyword(struct talk *t, struct span line, bool is_first)
+{
+	const struct span text = span_skip(line, line.len > 4 ? 4 : line.len);
+	const char *space = text.len > 0 ? memchr(text.data, ' ', text.len) : NULL;
+	const struct span word = { text.data,
+		space != NULL ? (size_t)(space - text.data) : text.len };
+
+	if (is_first)
+		snprintf(t->server, sizeof(t->server), "%.*s", (int)word.len, word.data);
+	t->has_size |= span_equals_nocase(word, SPAN("SIZE"));
+	t->has_8bitmime |= span_equals_nocase(word, SPAN("8BITMIME"));
+	t->has_smtputf8 |= span_equals_nocase(word, SPAN("SMTPUTF8"));
+	t->has_dsn |= span_equals_nocase(word, SPAN("DSN"));
+}
+
+/* The next answer; t->code is 0 if there was none. */
+static int
+hear(struct talk *t, bool is_ehlo)
+{
+	struct span line;
+	bool is_last = false;
+
+	t->code = 0;
+	for (unsigned n = 0; !is_last; n++) {
+		if (!read_line(t, &line))
+			return 0;
+		if (n == LINES_MAX || line.len < 3 || !is_digit(line.data[0]) ||
+		    !is_digit(line.data[1]) || !is_digit(line.data[2])) {
+			t->error = -EPROTO;
+			return 0;
+		}
+		is_last = line.len == 3 || line.data[3] != '-';
+		if (is_ehlo)
+			note_keyword(t, line, n == 0);
+	}
+	log_quote(line, t->text, sizeof(t->text));
+	t->code = (line.data[0] - '0') * 100 + (line.data[1] - '0') * 10 + (line.data[2] - '0');
+	return t->code;
+}
+
+/* A command and its answer. What is sent was checked before: one line, and no more (I8). */
+static int PRINTF_LIKE(2, 3) say(struct talk *t, const char *fmt, ...)
+{
+	char line[4096];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(line, sizeof(line) - 2, fmt, ap);
+	va_end(ap);
+	t->code = 0;
+	if (n < 0 || (size_t)n >= sizeof(line) - 2 || strpbrk(line, "\r\n") != NULL) {
+		t->error = -EINVAL;
+		return 0;
+	}
+	memcpy(line + n, "\r\n", 2);
+	if (!send_bytes(t, (struct span){ line, (size_t)n + 2 }))
+		return 0;
+	return hear(t, strncmp(fmt, "EHLO", 4) == 0);
+}
+
+/* What the refusal means for the caller's caller. */
+static int
+exit_code(const struct talk *t)
+{
+	if (t->code < 500)
+		return EX_TEMPFAIL;
+	if (strncmp(t->text + 4, "5.1.", 4) == 0)
+		return EX_NOUSER;
+	if (strncmp(t->text + 4, "5.7.", 4) == 0)
+		return EX_NOPERM;
+	if (strncmp(t->text + 4, "5.6.", 4) == 0 || t->code == 552)
+		return EX_DATAERR;
+	return EX_UNAVAILABLE;
+}
+
+static int
+complain(const struct talk *t, const char *what)
+{
+	if (t->code == 0) {
+		fprintf(stderr, "relayd-sendmail: %s: no answer from relayd: %s\n", what,
+		    t->error == -ECONNRESET ? "it closed the connection" : strerror(-t->error));
+		return EX_TEMPFAIL;
+	}
+	fprintf(stderr, "relayd-sendmail: %s: %s\n", what, t->text);
+	return exit_code(t);
+}
+
+/* ---- The message ---- */
+
+/* Dot-stuffing (RFC 5321 4.5.2), in pieces as long as possible. */
+static void
+send_text(struct talk *t, struct span text, bool *at_start)
+{
+	while (text.len > 0 && t->error == 0) {
+		const char *lf = memchr(text.data, '\n', text.len);
+		size_t len = text.len;
+
+		if (*at_start && text.data[0] == '.')
+			send_bytes(t, SPAN("."));
+		*at_start = false;
+		while (lf != NULL && (size_t)(lf - text.data) + 1 < text.len && lf[1] != '.')
+			lf = memchr(lf + 1, '\n', text.len - (size_t)(lf + 1 - text.data));
+		if (lf != NULL) {
+			len = (size_t)(lf - text.data) + 1;
+			*at_start = true;
+		}
+		send_bytes(t, (struct span){ text.data, len });
+		text = span_skip(text, len);
+	}
+}
+
+static void
+send_file(struct talk *t, const struct letter *letter, bool *at_start)
+{
+	char piece[65536];
+	uint64_t at = 0;
+
+	while (at < letter->file_bytes && t->error == 0) {
+		const ssize_t n = pread(letter->file, piece, sizeof(piece), (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			t->error = n == 0 ? -EIO : -errno;
+			return;
+		}
+		send_text(t, (struct span){ piece, (size_t)n }, at_start);
+		at += (uint64_t)n;
+	}
+}
+
+/* RFC 2047 where a name is not ASCII, quotes where it is. Control bytes are left out. */
+static void
+print_name(const char *name, char *out, size_t size)
+{
+	static const char hex[] = "0123456789ABCDEF";
+	bool is_ascii = true;
+	size_t n;
+
+	for (const char *c = name; *c != '\0'; c++)
+		is_ascii &= ((unsigned char)*c & 0x80) == 0;
+	n = (size_t)snprintf(out, size, "%s", is_ascii ? "\"" : "=?UTF-8?Q?");
+	for (const char *c = name; *c != '\0' && n + 10 < size; c++) {
+		const unsigned char u = (unsigned char)*c;
+		const bool is_special = strchr("\"\\", *c) != NULL;
+		const bool is_word = u < 0x80 && strchr("=?_\"(),.:;<>@[\\] ", *c) == NULL;
+
+		if (u < 0x20 || u == 0x7f)
+			continue;
+		if (is_ascii && is_special)
+			out[n++] = '\\';
+		if (is_ascii || is_word) {
+			out[n++] = *c;
+			continue;
+		}
+		out[n++] = '=';
+		out[n++] = hex[u >> 4];
+		out[n++] = hex[u & 15];
+	}
+	snprintf(out + n, size - n, "%s ", is_ascii ? "\"" : "?=");
+}
+
+/* From, where it is missing (RFC 5322 3.6): who calls. */
+static size_t
+print_from(const struct talk *t, const struct submit_sender *sender, char *out, size_t size)
+{
+	const bool is_null = sender->address[0] == '\0';
+	const bool has_domain = strchr(sender->address, '@') != NULL;
+	char name[400] = "";
+
+	if (sender->full_name[0] != '\0')
+		print_name(sender->full_name, name, sizeof(name));
+	return (size_t)snprintf(out, size, "From: %s<%s%s%s>\r\n", name,
+	    is_null ? "MAILER-DAEMON" : sender->address, has_domain ? "" : "@",
+	    has_domain ? "" : t->server);
+}
+
+static bool
+wait_longer(struct talk *t)
+{
+	const struct timeval wait = { .tv_sec = WAIT_STORED_S };
+
+	return setsockopt(t->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) == 0;
+}
+
+static int
+send_message(struct talk *t, const struct submit_sender *sender, const struct letter *letter)
+{
+	bool at_start = true;
+	char from[2048];
+
+	if (say(t, "DATA") != 354)
+		return complain(t, "the message was refused");
+	if (!letter->has_from) {
+		const size_t len = print_from(t, sender, from, sizeof(from));
+
+		send_text(t, (struct span){ from, len < sizeof(from) ? len : 0 }, &at_start);
+	}
+	send_text(t, letter->header, &at_start);
+	if (letter->needs_separator)
+		send_text(t, SPAN("\r\n"), &at_start);
+	send_text(t, letter->body, &at_start);
+	send_file(t, letter, &at_start);
+	if (t->error != 0 || !wait_longer(t) || !send_bytes(t, SPAN(".\r\n")) ||
+	    hear(t, false) != 250)
+		return complain(t, "the message was not accepted");
+	return EX_OK;
+}
+
+static bool
+needs_utf8(const struct submit_sender *sender, const struct letter_list *recipients)
+{
+	struct address a;
+
+	if (address_parse(span_of(sender->address), &a) == ADDRESS_OK && a.is_utf8)
+		return true;
+	for (size_t i = 0; i < recipients->n; i++)
+		if (address_parse(span_of(recipients->addresses[i]), &a) == ADDRESS_OK && a.is_utf8)
+			return true;
+	return false;
+}
+
+static int
+say_mail(struct talk *t, const struct sendmail_args *args, const struct submit_sender *sender,
+    const struct letter *letter, bool utf8)
+{
+	const uint64_t bytes = letter->header.len + letter->body.len + letter->file_bytes;
+	char size[40] = "", envid[400] = "", encoded[340];
+	const char *body = args->body != NULL ? args->body : letter->has_8bit ? "8BITMIME" : NULL;
+	const char *ret = t->has_dsn ? args->ret : NULL;
+
+	if (letter->has_8bit)
+		body = "8BITMIME"; /* whatever -B says */
+	if (!t->has_8bitmime)
+		body = NULL;
+	if (t->has_size)
+		snprintf(size, sizeof(size), " SIZE=%llu", (unsigned long long)bytes);
+	if (args->envid != NULL && t->has_dsn) {
+		const long n = xtext_encode(span_of(args->envid), encoded, sizeof(encoded));
+
+		if (n > 0)
+			snprintf(envid, sizeof(envid), " ENVID=%.*s", (int)n, encoded);
+	}
+	return say(t, "MAIL FROM:<%s>%s%s%s%s%s%s%s", sender->address, size,
+	    body != NULL ? " BODY=" : "", body != NULL ? body : "", utf8 ? " SMTPUTF8" : "",
+	    ret != NULL ? " RET=" : "", ret != NULL ? ret : "", envid);
+}
+
+/* One transaction, for recipients from *at on; as many as the server takes at once. */
+static int
+send_to_some(struct talk *t, const struct sendmail_args *args, const struct submit_sender *sender,
+    const struct letter *letter, const struct letter_list *recipients, bool utf8, size_t *at)
+{
+	const bool notify = args->notify != NULL && t->has_dsn;
+	const size_t first = *at;
+
+	if (say_mail(t, args, sender, letter, utf8) != 250)
+		return complain(t, sender->address);
+	for (; *at < recipients->n; ++*at) {
+		say(t, "RCPT TO:<%s>%s%s", recipients->addresses[*at], notify ? " NOTIFY=" : "",
+		    notify ? args->notify : "");
+		if (t->code == 452 && *at > first)
+			break; /* the rest goes with another one */
+		if (t->code != 250 && t->code != 251)
+			return complain(t, recipients->addresses[*at]);
+	}
+	return send_message(t, sender, letter);
+}
+
+static int
+greet(struct talk *t)
+{
+	char name[256] = "localhost";
+
+	if (gethostname(name, sizeof(name) - 1) < 0 || !address_is_domain(span_of(name)))
+		snprintf(name, sizeof(name), "localhost");
+	if (hear(t, false) != 220)
+		return complain(t, "relayd takes no mail now");
+	if (say(t, "EHLO %s", name) != 250)
+		return complain(t, "relayd takes no mail now");
+	return EX_OK;
+}
+
+static int
+submit(struct talk *t, const struct sendmail_args *args, const struct submit_sender *sender,
+    const struct letter *letter, const struct letter_list *recipients)
+{
+	const bool utf8 = needs_utf8(sender, recipients);
+	size_t at = 0;
+	int r = greet(t);
+
+	if (r == EX_OK && utf8 && !t->has_smtputf8) {
+		fprintf(stderr,
+		    "relayd-sendmail: an address is not ASCII, and the server cannot do that\n");
+		r = EX_DATAERR;
+	}
+	while (r == EX_OK && at < recipients->n)
+		r = send_to_some(t, args, sender, letter, recipients, utf8, &at);
+	if (r == EX_OK && args->verbose)
+		fprintf(stderr, "relayd-sendmail: %s\n", t->text);
+	if (t->code != 0 && t->error == 0)
+		say(t, "QUIT"); /* what is answered does not matter any more */
+	return r;
+}
+
+int
+submit_letter(int fd, const struct sendmail_args *args, const struct submit_sender *sender,
+    struct letter *letter, const struct letter_list *recipients)
+{
+	struct talk t = { .fd = fd };
+	const int r = submit(&t, args, sender, letter, recipients);
+
+	close(fd);
+	return r;
+}
+
+/* ---- -bs ---- */
+
+/* Moves what is there. 1: something, 0: the end, -1: an error. */
+static int
+move(int from, int to, bool to_socket)
+{
+	char data[16384];
+	ssize_t n, done = 0;
+
+	n = read(from, data, sizeof(data));
+	if (n <= 0)
+		return n < 0 && (errno == EINTR || errno == EAGAIN) ? 1 : (int)n;
+	while (done < n) {
+		const ssize_t w = to_socket
+		                      ? send(to, data + done, (size_t)(n - done), MSG_NOSIGNAL)
+		                      : write(to, data + done, (size_t)(n - done));
+
+		if (w < 0 && errno != EINTR)
+			return -1;
+		done += w > 0 ? w : 0;
+	}
+	return 1;
+}
+
+int
+submit_pass_through(int fd)
+{
+	struct pollfd fds[] = { { STDIN_FILENO, POLLIN, 0 }, { fd, POLLIN, 0 } };
+	int r = 1;
+
+	while (r > 0) {
+		if (poll(fds, 2, -1) < 0) {
+			r = errno == EINTR ? 1 : -1;
+			continue;
+		}
+		if (fds[1].revents != 0)
+			r = move(fd, STDOUT_FILENO, false);
+		if (r > 0 && fds[0].fd >= 0 && fds[0].revents != 0 &&
+		    move(STDIN_FILENO, fd, true) <= 0) {
+			shutdown(fd, SHUT_WR); /* the answers are still to come */
+			fds[0].fd = -1;
+		}
+	}
+	close(fd);
+	return r == 0 ? EX_OK : EX_TEMPFAIL;
+}

@@ -1,0 +1,2 @@
+TESTS += tests/unit/test_sendmail.py
+dist_check_SCRIPTS += tests/unit/test_sendmail.py

@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""relayd-sendmail against a small fake server: what it sends, what it says, how it exits."""
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import unittest
+
+PROGRAM = os.path.abspath("relayd-sendmail")
+EHLO = "250-relay.example.com\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8"
+
+
+class Server(threading.Thread):
+    """Answers one connection; `answers` maps the start of a command to another reply."""
+
+    def __init__(self, path, answers=None, close_at=None):
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.answers = {"EHLO": EHLO, **(answers or {})}
+        self.close_at = close_at
+        self.commands, self.messages, self.rcpts = [], [], 0
+
+    def reply(self, command):
+        for start, text in self.answers.items():
+            if command.startswith(start):
+                return text() if callable(text) else text
+        return {"DATA": "354 go", "QUIT": "221 bye"}.get(command[:4], "250 2.0.0 Ok")
+
+    def run(self):
+        connection, _ = self.listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            connection.sendall(self.answers.get("greeting", "220 fake").encode() + b"\r\n")
+            for line in lines:
+                command = line.decode().rstrip("\r\n")
+                self.commands.append(command)
+                if self.close_at and command.startswith(self.close_at):
+                    return
+                answer = self.reply(command)
+                connection.sendall(answer.encode() + b"\r\n")
+                if command == "DATA" and answer.startswith("354"):
+                    if not self.data(connection, lines):
+                        return
+                if command == "QUIT":
+                    return
+
+    def data(self, connection, lines):
+        message = []
+        for line in lines:
+            if line == b".\r\n":
+                if self.close_at == "end":
+                    return False
+                self.messages.append(b"".join(message))
+                connection.sendall(self.answers.get("end", "250 2.0.0 stored").encode() + b"\r\n")
+                return True
+            message.append(line[1:] if line.startswith(b".") else line)
+        return False
+
+
+class Sendmail(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+        self.path = os.path.join(self.dir.name, "submit")
+
+    def run_it(self, args, message=b"", env=None, name=None):
+        program = PROGRAM
+        if name:
+            program = os.path.join(self.dir.name, name)
+            os.symlink(PROGRAM, program)
+        return subprocess.run([program, *args], input=message, capture_output=True, timeout=60,
+                              env={"RELAYD_SUBMIT": self.path, **(env or {})}, check=False)
+
+    def send(self, args, message, code=0, **server):
+        s = Server(self.path, **server)
+        s.start()
+        result = self.run_it(args, message)
+        self.assertEqual(result.returncode, code, result.stderr)
+        if code == 0:
+            self.assertEqual(result.stderr, b"")
+        else:
+            self.assertEqual(result.stderr.count(b"\n"), 1, result.stderr)
+        s.join(10)
+        self.assertFalse(s.is_alive())
+        os.unlink(self.path)
+        return s
+
+    def rcpts(self, server):
+        return [c[9:-1] for c in server.commands if c.startswith("RCPT TO:<")]
+
+    def test_a_plain_message(self):
+        s = self.send(["-f", "ann@example.com", "bob@example.org"],
+                      b"From: ann@example.com\nSubject: x\n\nhello\n..\nend")
+        self.assertIn("MAIL FROM:<ann@example.com> SIZE=53", s.commands)
+        self.assertEqual(self.rcpts(s), ["bob@example.org"])
+        self.assertEqual(s.messages, [
+            b"From: ann@example.com\r\nSubject: x\r\n\r\nhello\r\n..\r\nend\r\n"])
+        self.assertEqual(s.commands[-1], "QUIT")
+
+    def test_line_ends_and_nul(self):
+        s = self.send(["bob@x.org"], b"From: a@b.c\r\n\r\na\rb\r\r\nc\0d\ne")
+        self.assertEqual(s.messages, [b"From: a@b.c\r\n\r\na b \r\nc d\r\ne\r\n"])
+
+    def test_lone_dot(self):
+        text = b"From: a@b.c\n\none\n.\ntwo\n"
+        self.assertEqual(self.send(["b@x.org"], text).messages, [b"From: a@b.c\r\n\r\none\r\n"])
+        for option in ("-i", "-oi", "-ti"):
+            s = self.send([option, "b@x.org"], text)
+            self.assertEqual(s.messages, [b"From: a@b.c\r\n\r\none\r\n.\r\ntwo\r\n"])
+        s = self.send(["b@x.org"], b"From: a@b.c\r\n\r\none\r\n.\r\ntwo\r\n")
+        self.assertEqual(s.messages, [b"From: a@b.c\r\n\r\none\r\n"])
+
+    def test_bcc_never_leaks(self):
+        for bcc in (b"Bcc: secret@x.org\n", b"bCC : secret@x.org\n", b"BCC:\n secret@x.org\n",
+                    b"Bcc: a@x.org\nBcc: secret@x.org\nBcc: c@x.org\n",
+                    b"Bcc: a@x.org,\n\tsecret@x.org (secret),\n  \"secret\" <c@x.org>\n",
+                    b"Resent-Bcc: secret@x.org\n", b"resent-bcc\t:secret@x.org\nBcc: secret@y.org\n",
+                    b"Bcc: secret@x.org\r\n"):
+            text = b"From: a@b.c\n" + bcc + b"To: b@x.org\n" + bcc + b"\nhello\n"
+            for args in (["-t"], ["-t", "-i"], ["d@x.org"]):
+                s = self.send(args, text)
+                self.assertEqual(s.messages, [b"From: a@b.c\r\nTo: b@x.org\r\n\r\nhello\r\n"])
+                self.assertEqual("secret@x.org" in self.rcpts(s), args[0] == "-t")
+
+    def test_header_recipients(self):
+        text = (b"To: Ann Lee <ann@x.org>, bob@x.org (Bob, really), \"C, D\"\n <c@x.org>\n"
+                b"cc: list: e@x.org, <@r.org:f@x.org>;, undisclosed:;\n"
+                b"Cc: ann@x.org, \"odd one\"@x.org, h@[127.0.0.1], root\n"
+                b"X-To: no@x.org\nFrom: a@b.c\n\nTo: no@x.org\n")
+        s = self.send(["-t", "g@x.org"], text)
+        self.assertEqual(self.rcpts(s), [
+            "g@x.org", "ann@x.org", "bob@x.org", "c@x.org", "e@x.org", "f@x.org",
+            "\"odd one\"@x.org", "h@[127.0.0.1]", "root"])
+
+    def test_resent_recipients_come_instead(self):
+        s = self.send(["-t"], b"Resent-To: r@x.org\nTo: t@x.org\nFrom: a@b.c\nBcc: s@x.org\n\n")
+        self.assertEqual(self.rcpts(s), ["r@x.org"])
+        self.assertNotIn(b"s@x.org", s.messages[0])
+
+    def test_from_is_added_where_it_is_missing(self):
+        s = self.send(["-f", "ann@x.org", "-F", "Ann \"Q\" Lee", "b@x.org"], b"Subject: x\n\nhi\n")
+        self.assertEqual(s.messages, [
+            b"From: \"Ann \\\"Q\\\" Lee\" <ann@x.org>\r\nSubject: x\r\n\r\nhi\r\n"])
+        s = self.send(["-r", "ann", "-FJörg", "b@x.org"], b"hello, no header\n")
+        self.assertEqual(s.messages, [
+            b"From: =?UTF-8?Q?J=C3=B6rg?= <ann@relay.example.com>\r\n\r\nhello, no header\r\n"])
+        s = self.send(["-f", "<>", "-Fa\nBcc: x@y.z", "b@x.org"], b"")
+        self.assertEqual(s.messages, [
+            b"From: \"aBcc: x@y.z\" <MAILER-DAEMON@relay.example.com>\r\n\r\n"])
+        self.assertIn("MAIL FROM:<> SIZE=0", s.commands)
+        self.assertIn(b"From: ", self.send(["b@x.org"], b"\nbody\n").messages[0])
+
+    def test_mbox_line_is_dropped(self):
+        s = self.send(["b@x.org"], b"From ann Tue Nov 24 02:00:00 2026\nFrom: a@b.c\n\nx\n")
+        self.assertEqual(s.messages, [b"From: a@b.c\r\n\r\nx\r\n"])
+
+    def test_dsn_and_body_options(self):
+        s = self.send(["-N", "success,delay", "-R", "hdrs", "-V", "a+b=c", "-B8BITMIME", "--",
+                       "b@x.org", "-c@x.org"], b"From: a@b.c\n\n\xc3\xa4\n")
+        self.assertRegex(s.commands[1], " SIZE=19 BODY=8BITMIME RET=HDRS ENVID=a[+]2Bb[+]3Dc$")
+        self.assertEqual(s.commands[2:4], ["RCPT TO:<b@x.org> NOTIFY=success,delay",
+                                           "RCPT TO:<-c@x.org> NOTIFY=success,delay"])
+
+    def test_utf8_addresses(self):
+        s = self.send(["-f", "jörg@x.org", "b@x.org"], b"From: a@b.c\n\n")
+        self.assertTrue(s.commands[1].endswith(" SMTPUTF8"), s.commands)
+        self.send(["jörg@x.org"], b"From: a@b.c\n\n", code=65, answers={"EHLO": "250 x"})
+
+    def test_options_that_do_not_matter(self):
+        self.send(["-oem", "-odb", "-oi", "-om", "-n", "-ee", "-Ac", "-U", "-v" * 0 + "-m", "-h", "3",
+                   "-L", "tag", "-d7", "-p", "x", "-G", "-bm", "-FCronDaemon", "b@x.org"],
+                  b"From: a@b.c\n\n")
+
+    def test_dangerous_options_are_refused(self):
+        for args in (["-X/tmp/x"], ["-X", "/tmp/x"], ["-C/tmp/x"], ["-D", "/tmp/x"],
+                     ["-OQueueDirectory=/tmp"], ["-oQ/tmp"], ["-oA/tmp/x"], ["-t", "-i", "-X/tmp/x"],
+                     ["-bd"], ["-bt"], ["-f"], ["-Z"], ["--frobnicate"], ["-N", "never,success"],
+                     ["-N", "sometimes"], ["-B", "x"], ["-R", "x"], ["-V", ""]):
+            result = self.run_it(args + ["b@x.org"] if len(args[-1]) > 2 else args)
+            self.assertEqual(result.returncode, 64, (args, result))
+            self.assertEqual(result.stderr.count(b"\n"), 1, result)
+
+    def test_bad_addresses(self):
+        for args, code in ((["a\nb@x.org"], 65), (["b@x.org\r\nRCPT TO:<c@x.org>"], 65),
+                           (["a b@x.org"], 65), (["<b@x.org"], 65), ([""], 64),
+                           (["-f", "a\nb", "b@x.org"], 64), (["-f", "a@x.org\n", "b@x.org"], 64),
+                           (["-f", "a@x.org, c@x.org", "b@x.org"], 64),
+                           (["-f", "a@x.org> SIZE=1", "b@x.org"], 64), ([], 64)):
+            result = self.run_it(args, b"From: a@b.c\n\n")
+            self.assertEqual(result.returncode, code, (args, result))
+        for header in (b"To: a b@x.org\n", b"To: <b@x.org\n", b"To: a@@x.org\n", b"Subject: x\n",
+                       b"To: \"x\n", b"To: a@" + b"x" * 600 + b"\n"):
+            result = self.run_it(["-t"], header + b"From: a@b.c\n\n")
+            self.assertEqual(result.returncode, 65, (header, result))
+
+    def test_large_messages_are_complete(self):
+        body = b"".join(b"%d .line\n.%d\n" % (i, i) for i in range(300000))
+        s = self.send(["-i", "b@x.org"], b"From: a@b.c\n\n" + body)
+        self.assertEqual(s.messages, [b"From: a@b.c\r\n\r\n" + body.replace(b"\n", b"\r\n")])
+        result = self.run_it(["b@x.org"], b"From: a@b.c\nX: " + b"x" * 2000000)
+        self.assertEqual(result.returncode, 65, result.stderr)
+
+    def test_refusals(self):
+        text = b"From: a@b.c\n\nx\n"
+        for answers, code in (({"greeting": "421 4.3.2 busy"}, 75), ({"EHLO": "502 no"}, 69),
+                              ({"MAIL": "452 4.3.1 full"}, 75), ({"MAIL": "552 5.3.4 large"}, 65),
+                              ({"MAIL": "550 5.7.1 you may not"}, 77),
+                              ({"RCPT": "550 5.1.1 who"}, 67), ({"RCPT": "451 4.3.0 later"}, 75),
+                              ({"DATA": "554 5.5.1 no"}, 69), ({"end": "451 4.3.0 disk"}, 75),
+                              ({"end": "550 5.6.0 bad"}, 65), ({"MAIL": "garbage"}, 75),
+                              ({"end": "354 what"}, 75)):
+            s = self.send(["b@x.org"], text, code=code, answers=answers)
+            if "end" not in answers:
+                self.assertEqual(s.messages, [])
+
+    def test_lost_connections_are_temporary(self):
+        for where in ("EHLO", "MAIL", "RCPT", "DATA", "end"):
+            self.send(["b@x.org"], b"From: a@b.c\n\nx\n", code=75, close_at=where)
+        result = self.run_it(["b@x.org"], b"From: a@b.c\n\nx\n")
+        self.assertEqual(result.returncode, 75)
+        self.assertIn(b"cannot reach relayd at " + self.path.encode(), result.stderr)
+        for where in ("example.com:25", "192.0.2.1:25", "127.0.0.1", "[::1]:99999"):
+            result = self.run_it(["--submit=" + where, "b@x.org"], b"\n")
+            self.assertEqual(result.returncode, 75)
+
+    def test_more_recipients_than_one_message_takes(self):
+        count = {"n": 0}
+
+        def rcpt():
+            count["n"] += 1
+            return "452 4.5.3 too many" if count["n"] == 3 else "250 ok"
+
+        s = self.send(["a@x.org", "b@x.org", "c@x.org"], b"From: a@b.c\n\nx\n",
+                      answers={"RCPT": rcpt})
+        self.assertEqual(len(s.messages), 2)
+        self.assertEqual(s.messages[0], s.messages[1])
+        self.assertEqual(self.rcpts(s), ["a@x.org", "b@x.org", "c@x.org", "c@x.org"])
+
+    def test_smtp_on_standard_input(self):
+        s = Server(self.path)
+        s.start()
+        result = self.run_it(["-bs"], b"EHLO me\r\nQUIT\r\n")
+        self.assertEqual(result.returncode, 0)
+        self.assertEqual(result.stdout, b"220 fake\r\n" + EHLO.encode() + b"\r\n221 bye\r\n")
+
+    def test_names_and_modes_without_a_message(self):
+        self.assertEqual(self.run_it([], name="newaliases").returncode, 0)
+        for args in (["-bi"], ["-q"], ["-q15m"], ["-I"], ["--help"], ["--version"]):
+            self.assertEqual(self.run_it(args).returncode, 0, args)
+
+
+if __name__ == "__main__":
+    unittest.main()
