@@ -8,7 +8,7 @@
  *    2 arrived_ms  u64, since 1970         10 sender      text, "" is <>
  *    3 uid         u32                     11 flags       u32, below
  *    4 unit        text, systemd unit      12 ret         u8: 1 FULL, 2 HDRS
- *    5 client      text, who: address,     13 envid       text, xtext decoded
+ *    5 client      text, who: address,     13 envid       text, xtext as said
  *                  "uid 1000", ...         14 prefix      bytes: header lines put before the body
  *    6 listener    text                    15 body_bytes  u64
  *    7 dsn         -                       16 body_checksum u64 (large bodies only: XXH3_64, seed id)

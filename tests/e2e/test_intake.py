@@ -333,6 +333,55 @@ def test_a_full_disk_is_told_at_mail(make):
     assert client.say("NOOP").startswith("250")
 
 
+def test_a_disk_that_is_full_at_start_is_told_until_there_is_room(make, own, request):
+    directory = own / "small"
+    directory.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", directory], capture_output=True,
+                      check=False).returncode:
+        pytest.skip("a file system of its own can only be mounted by root")
+    request.addfinalizer(lambda: subprocess.run(["umount", "-l", directory], check=True))
+    (directory / "filler").write_bytes(b"x" * (60 << 20))
+    intake = make(spool={"directory": directory / "spool"})
+    client = intake.talk()
+    answer = client.say("MAIL FROM:<a@x.test>")
+    assert answer.startswith("452 4.3.1") and str(directory) in answer
+    (directory / "filler").unlink()
+    wait_for(lambda: client.say("MAIL FROM:<a@x.test>").startswith("250"), 10)
+    client.say("RSET")
+    assert client.message(HEADER + b"\r\nroom again").startswith("250 ")
+    assert intake.events("spool.recovered")
+
+
+def test_a_mail_that_goes_in_circles_is_stopped(make):
+    intake = make()
+    hops = b"".join(b"Received: from a by b; Mon, 23 Nov 2026 10:00:00 +0000\r\n" for _ in range(100))
+    assert intake.talk().message(hops + HEADER + b"\r\nagain").startswith("554 5.4.6")
+    assert intake.talk().message(hops[hops.index(b"\n") + 1:] + HEADER + b"\r\nagain").startswith("250 ")
+    assert intake.events("message.rejected")[0]["reply"].startswith("554 5.4.6")
+
+
+def test_a_login_is_ignored_where_the_listener_says_so(make):
+    port = free_port()
+    intake = make(**{f'listen "127.0.0.1:{port}"': {"auth": "ignore"}})
+    assert "AUTH" not in intake.connect().reply() + intake.talk().say("EHLO x")
+    with smtplib.SMTP("127.0.0.1", port) as smtp:
+        smtp.login("somebody", "anything")
+        smtp.sendmail("a@x.test", ["b@x.test"], HEADER + b"\r\nlogged in\r\n")
+    assert "anything" not in intake.log()
+
+
+def test_a_session_has_an_end(make):
+    intake = make(limits={"session_timeout": "1s"})
+    client = intake.talk()
+    start = time.monotonic()
+    try:
+        while time.monotonic() - start < 5 and client.say("NOOP").startswith("250"):
+            time.sleep(0.1)
+    except (EOFError, OSError):
+        pass
+    assert time.monotonic() - start < 4
+
+
 def test_one_hundred_thousand_recipients(make):
     intake = make(limits={"recipients": 1000})
     before = intake.rss_bytes()

@@ -1,5 +1,5 @@
 if HAVE_CMOCKA
-intake_unit_tests = test_tally test_peer test_loop test_sandbox
+intake_unit_tests = test_tally test_peer test_loop test_sandbox test_message
 check_PROGRAMS += $(intake_unit_tests)
 TESTS += $(intake_unit_tests)
 test_tally_SOURCES = tests/unit/test_tally.c
@@ -14,4 +14,7 @@ test_loop_LDADD = $(BASE_LIBS) $(CMOCKA_LIBS)
 test_sandbox_SOURCES = tests/unit/test_sandbox.c
 test_sandbox_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_sandbox_LDADD = $(BASE_LIBS) $(CMOCKA_LIBS)
+test_message_SOURCES = tests/unit/test_message.c src/intake/message.c
+test_message_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(EVENT_CFLAGS)
+test_message_LDADD = $(SMTP_LIBS) $(SPOOL_LIBS) $(BASE_LIBS) $(CMOCKA_LIBS)
 endif
