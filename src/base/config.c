@@ -368,6 +368,11 @@ parse_text(cfg_t *cfg, char *text, size_t len)
 	FILE *in;
 	int r;
 
+	if (memchr(text, '\0', len) != NULL) {
+		draft_complain(parse->draft, (struct place){ parse->file, 0 },
+		    "there is a zero byte in it: this is not a text file");
+		return -1;
+	}
 	blank_comments(text, len);
 	in = fmemopen(text, len, "r");
 	if (in == NULL)
@@ -737,6 +742,9 @@ load_text(const char *path, char *text, size_t len, config_problem_fn *problem, 
 		draft_complete(&draft);
 		draft_validate(&draft);
 		cfg_free(cfg);
+	} else if (draft.n_problems == 0) { /* no memory, or libconfuse had no words for it */
+		draft_complain(
+		    &draft, (struct place){ NULL, 0 }, "this cannot be read as a configuration");
 	}
 	parse = NULL;
 	forget_blocks(&p);
@@ -750,7 +758,7 @@ load_text(const char *path, char *text, size_t len, config_problem_fn *problem, 
 	for (size_t i = 0; i < draft.n_problems; i++)
 		free(draft.told[i]);
 	free(draft.told);
-	if (draft.n_problems > 0 || cfg == NULL) {
+	if (draft.n_problems > 0) {
 		config_free(draft.config);
 		return -EINVAL;
 	}

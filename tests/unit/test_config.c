@@ -595,6 +595,7 @@ static void
 a_file_that_cannot_be_read_is_told(void **state)
 {
 	struct config *config = NULL;
+	int fd;
 
 	(void)state;
 	told[0] = '\0';
@@ -602,6 +603,11 @@ a_file_that_cannot_be_read_is_told(void **state)
 	assert_string_equal(
 	    told, "/nonexistent.conf: cannot be opened: No such file or directory\n");
 	assert_int_equal(config_load("/tmp", NULL, NULL, &config), -EISDIR);
+	fd = open(write_file("zero", UP, 0600), O_WRONLY | O_APPEND);
+	assert_int_equal(write(fd, "\0", 1), 1);
+	close(fd);
+	assert_int_equal(config_load(path_of("zero"), remember, NULL, &config), -EINVAL);
+	assert_non_null(strstr(told, "zero: there is a zero byte in it"));
 	assert_null(config);
 }
 
