@@ -1,2 +1,2 @@
 dist_man_MANS += man/relayd.8 man/relayctl.1
-dist_man_MANS += man/relayd.conf.5 man/relayd-log.7
+dist_man_MANS += man/relayd.conf.5 man/relayd-log.7 man/relayd-spool.5
