@@ -6,6 +6,6 @@ libbase_a_SOURCES = src/base/span.h src/base/base.h src/base/base.c src/base/que
 	src/base/units.h src/base/units.c src/base/netaddr.h src/base/netaddr.c
 libbase_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(CONFUSE_CFLAGS) $(SYSTEMD_CFLAGS) $(SECCOMP_CFLAGS)
 BASE_LIBS = libbase.a $(CONFUSE_LIBS) $(SYSTEMD_LIBS) $(EVENT_LIBS) $(SECCOMP_LIBS)
-libbase_a_SOURCES += src/base/worker.h src/base/worker.c src/base/loop.h src/base/loop.c \
+libbase_a_SOURCES += src/base/hash.h src/base/worker.h src/base/worker.c src/base/loop.h src/base/loop.c \
 	src/base/sandbox.h src/base/sandbox.c
 libbase_a_SOURCES += src/base/os.h src/base/os.c

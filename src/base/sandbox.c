@@ -97,7 +97,7 @@ static int
 allow_journal(scmp_filter_ctx filter)
 {
 	return seccomp_rule_add(
-	    filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, 1 /* AF_UNIX */));
+	    filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, 1 /* AF_UNIX */, 0));
 }
 
 /* No page may be made executable, in no process of ours. */

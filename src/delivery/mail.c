@@ -2,8 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include <uthash.h>
-
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/os.h"
 #include "delivery/delivery.h"

@@ -3,8 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include <uthash.h>
-
+#include "base/hash.h"
 #include "delivery/queue.h"
 
 #define CHUNK_ENTRIES 4096u

@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <event2/dns.h>
 #include <event2/util.h>
-#include <uthash.h>
 
+#include "base/hash.h"
 #include "base/base.h"
 #include "delivery/resolver.h"
 

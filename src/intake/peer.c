@@ -16,8 +16,8 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
-#include <uthash.h>
 
+#include "base/hash.h"
 #include "base/loop.h"
 #include "intake/peer.h"
 
@@ -310,10 +310,10 @@ ask(struct peer_finder *finder, const struct peer *peer, const struct sockaddr *
 }
 
 static void
-take_answer(struct peer_finder *finder, const struct nlmsghdr *header, struct peer *peer)
+take_answer(struct peer_finder *finder, struct nlmsghdr *header, struct peer *peer)
 {
-	const struct inet_diag_msg *message = NLMSG_DATA(header);
-	const struct rtattr *attribute = (const void *)(message + 1);
+	struct inet_diag_msg *message = NLMSG_DATA(header);
+	struct rtattr *attribute = (void *)(message + 1);
 	size_t left = header->nlmsg_len - NLMSG_LENGTH(sizeof(*message));
 
 	peer->uid = message->idiag_uid;

@@ -2,8 +2,8 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 
+#include "base/hash.h"
 #include "intake/tally.h"
 
 struct tally_key {
