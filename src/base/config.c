@@ -23,6 +23,7 @@
 #define UNKNOWN_MAX 20
 #define FILE_BYTES_MAX (1024 * 1024)
 #define WHY_MAX 256
+#define NAME_MAX_BYTES 128
 
 static const char *const default_listeners[] = { "127.0.0.1:25", "[::1]:25", "127.0.0.1:587",
 	"[::1]:587", "unix:/run/relayd/submit" };
@@ -53,12 +54,13 @@ static struct parse *parse;
 void
 draft_complain(struct draft *draft, struct place place, const char *format, ...)
 {
-	char text[1024], what[768];
+	char text[1024], what[768], raw[768];
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(what, sizeof(what), format, args);
+	vsnprintf(raw, sizeof(raw), format, args);
 	va_end(args);
+	log_quote(span_of(raw), what, sizeof(what)); /* whatever it quotes: one line */
 	if (place.line > 0)
 		snprintf(text, sizeof(text), "%.200s:%u: %s", place.file, place.line, what);
 	else
@@ -186,7 +188,8 @@ complain_unknown(cfg_t *cfg, const char *name)
 	    options_block_name(kind), kind != BLOCK_TOP ? " { " : "", name,
 	    kind != BLOCK_TOP ? " }" : "", guess[0] != '\0' ? ": " : "; relayd.conf(5) lists them",
 	    guess);
-	if (parse->n_unknown < UNKNOWN_MAX) {
+	if (parse->n_unknown < UNKNOWN_MAX && strlen(name) < NAME_MAX_BYTES - 1 &&
+	    !is_told_unknown(name)) {
 		parse->unknown[parse->n_unknown++] = xstrdup(name);
 		parse->retry = true;
 	}
@@ -229,7 +232,7 @@ advice_for(const char *message, const char *name)
 static void __attribute__((format(printf, 2, 0)))
 on_error(cfg_t *cfg, const char *format, va_list args)
 {
-	char message[512], name[128] = "";
+	char message[512], name[NAME_MAX_BYTES] = "";
 	bool named;
 
 	vsnprintf(message, sizeof(message), format, args);

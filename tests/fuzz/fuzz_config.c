@@ -15,6 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void
 count_problem(void *arg, const char *text)
 {
+	for (const char *p = text; *p != '\0'; p++)
+		assert((unsigned char)*p >= 0x20 && *p != 0x7f);
 	assert(text[0] != '\0');
 	++*(unsigned *)arg;
 }
