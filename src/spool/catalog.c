@@ -25,6 +25,16 @@ struct replay {
 	int large_dir;
 };
 
+#define SCAN_EVERY_MS 30000u
+
+static int
+compare_numbers(const void *a, const void *b)
+{
+	const uint32_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
 static int
 compare_large(const void *a, const void *b)
 {
@@ -234,6 +244,8 @@ read_segment(struct replay *p, uint32_t number, uint64_t *next_offset, uint64_t 
 	} while (r == 0 && event != SPOOL_END);
 	*next_offset = spool_reader_position(reader);
 	p->sum.bytes += *next_offset;
+	if (spool_reader_sync_error(reader) != 0)
+		p->sum.sync_error = spool_reader_sync_error(reader);
 	spool_reader_close(reader);
 	return r;
 }
@@ -415,6 +427,7 @@ struct catalog_follower {
 	size_t n_live;
 	uint32_t *known; /* ascending: read to their end, or live */
 	size_t n_known;
+	uint64_t scan_ms; /* when the directory is looked at again */
 };
 
 int
@@ -512,6 +525,41 @@ look_for_new(struct catalog_follower *f)
 	}
 }
 
+/* The page forgets a sealed segment when 256 newer ones have come while delivery was busy. What it
+ * forgot still stands in the directory; what is gone from there need not be known any more. */
+static int
+look_into_directory(struct catalog_follower *f)
+{
+	uint32_t *numbers = NULL, *gone = f->known;
+	size_t n = 0, n_gone = f->n_known;
+	int r;
+
+	if (os_boot_ms() < f->scan_ms)
+		return 0;
+	f->scan_ms = os_boot_ms() + SCAN_EVERY_MS;
+	r = list_all(f->dirfd, &numbers, &n);
+	if (r < 0)
+		return r;
+	f->known = NULL;
+	f->n_known = 0;
+	for (size_t i = 0; i < f->n_live; i++)
+		add_known(f, f->live[i].number);
+	for (size_t i = 0; i < n; i++) {
+		uint64_t number_in_slot =
+		    atomic_load(&shared_page_slot(f->page, numbers[i])->segment_number);
+
+		if (is_known(f, numbers[i]))
+			continue;
+		if (bsearch(&numbers[i], gone, n_gone, sizeof(*gone), compare_numbers) != NULL)
+			add_known(f, numbers[i]);
+		else if (number_in_slot != numbers[i])
+			add_live(f, numbers[i], 0);
+	}
+	free(gone);
+	free(numbers);
+	return 0;
+}
+
 /* An orphan that never got its name. */
 static void
 drop_prepared(struct catalog_follower *f, uint32_t number)
@@ -594,6 +642,9 @@ catalog_follow(struct catalog_follower *f, unsigned most, const struct catalog_o
 	int r = 0;
 
 	look_for_new(f);
+	r = look_into_directory(f);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < f->n_live && n < most;) {
 		struct followed *l = &f->live[i];
 		struct catalog_segment s = { .number = l->number };
@@ -622,15 +673,4 @@ catalog_follower_is_live(const struct catalog_follower *f, uint32_t number)
 		if (f->live[i].number == number)
 			return true;
 	return false;
-}
-
-void
-catalog_follower_forget(struct catalog_follower *f, uint32_t number)
-{
-	size_t i = find_known(f, number);
-
-	if (i >= f->n_known || f->known[i] != number)
-		return;
-	memmove(&f->known[i], &f->known[i + 1], (f->n_known - i - 1) * sizeof(*f->known));
-	f->n_known--;
 }

@@ -58,6 +58,7 @@ struct catalog_summary {
 	uint64_t messages, done, revoked, uncommitted, duplicates;
 	uint64_t corrupt_ranges, torn_ranges, missing_records;
 	uint64_t bytes; /* of files read */
+	int sync_error; /* errno of the last file that could not be synced before it was read, or 0 */
 	bool newer;     /* records of a newer version were met: their segments must not be freed */
 };
 
@@ -87,7 +88,5 @@ int catalog_follow(
     struct catalog_follower *f, unsigned most, const struct catalog_options *options) MUST_CHECK;
 /* Is it still being written, or not yet read to its end? Then it must not be freed. */
 bool catalog_follower_is_live(const struct catalog_follower *f, uint32_t number);
-/* After spool_store_free_segment(). */
-void catalog_follower_forget(struct catalog_follower *f, uint32_t number);
 
 #endif

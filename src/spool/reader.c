@@ -42,7 +42,8 @@ struct spool_reader {
 	struct segment_header header;
 	struct record_salt salt;
 	uint64_t size, limit;
-	bool bounded, revokes_only, header_is_bad, at_end, was_cut;
+	uint64_t data_end; /* the last block is a copy of the first */
+	bool bounded, revokes_only, header_is_bad, at_end, was_cut, copy_was_told;
 	bool closed_clean;
 	int sync_error;
 	uint64_t position; /* where the next group is looked for */
@@ -63,7 +64,9 @@ struct spool_reader {
 static uint64_t
 end_of(const struct spool_reader *r)
 {
-	return r->limit < r->size ? r->limit : r->size;
+	uint64_t end = r->size < r->data_end ? r->size : r->data_end;
+
+	return r->limit < end ? r->limit : end;
 }
 
 /* Reads [offset, offset + len) into the buffer, and somewhat more. 0: *out points to it. */
@@ -522,7 +525,7 @@ starts_with_revoke(struct spool_reader *r)
 static int
 take_end(struct spool_reader *r, struct group_state *g, uint64_t at)
 {
-	uint64_t due = r->bounded ? r->limit : (uint64_t)r->header.blocks * RECORD_BLOCK;
+	uint64_t due = r->bounded ? r->limit : r->data_end;
 	int v;
 
 	v = at < end_of(r) && !r->revokes_only ? take_tail(r, g, at, 0) : drop_envelope(r, g);
@@ -649,6 +652,7 @@ spool_reader_open(int dirfd, enum segment_kind kind, uint32_t number, uint64_t l
 	r->salt = record_salt_from(header.salt);
 	r->size = (uint64_t)st.st_size;
 	r->limit = limit;
+	r->data_end = segment_end(&header);
 	r->bounded = limit != SPOOL_READ_TO_END;
 	r->header_is_bad = opened < 0;
 	r->sync_error = sync_error;
@@ -762,6 +766,11 @@ spool_reader_next(struct spool_reader *r, enum spool_event *event, struct spool_
 			    r, (struct gap){
 			           .end = r->size, .range = SPOOL_RANGE_CORRUPT, .ready = true });
 			r->at_end = true;
+		} else if (r->header.is_copy && !r->copy_was_told) {
+			r->copy_was_told = true;
+			v = push_gap(r,
+			    (struct gap){
+			        .end = RECORD_BLOCK, .range = SPOOL_RANGE_CORRUPT, .ready = true });
 		} else {
 			v = take_group(r);
 			if (r->revokes_only)

@@ -118,6 +118,7 @@ segment_get_header(const uint8_t in[RECORD_BLOCK], struct segment_header *h)
 	h->created_ms = record_get_u64(in + 32);
 	h->flags = record_get_u32(in + 40);
 	h->blocks = record_get_u32(in + 44);
+	h->is_copy = false;
 	return 0;
 }
 
@@ -266,6 +267,8 @@ fill(int fd, struct segment_header *h, uint64_t bytes)
 		return r;
 	segment_put_header(h, block);
 	r = write_all(fd, block, sizeof(block), 0);
+	if (r == 0)
+		r = write_all(fd, block, sizeof(block), bytes - RECORD_BLOCK);
 	return r < 0 ? r : os_fsync(fd);
 }
 
@@ -372,19 +375,42 @@ fail:
 }
 
 static int
-read_header(int fd, struct segment_header *header)
+read_header_at(int fd, uint64_t offset, struct segment_header *header)
 {
 	uint8_t block[RECORD_BLOCK];
 	size_t got = 0;
 
 	while (got < sizeof(block)) {
-		ssize_t n = os_pread(fd, block + got, sizeof(block) - got, got);
+		ssize_t n = os_pread(fd, block + got, sizeof(block) - got, offset + got);
 
 		if (n <= 0)
 			return n < 0 ? (int)n : -EBADMSG;
 		got += (size_t)n;
 	}
 	return segment_get_header(block, header);
+}
+
+/* The first block, or else its copy at the end. */
+static int
+read_header(
+    int fd, enum segment_kind kind, uint32_t number, uint64_t size, struct segment_header *h)
+{
+	int r, first;
+
+	first = read_header_at(fd, 0, h);
+	if (first == 0 && h->kind == kind && h->number == number)
+		return 0;
+	if (first == -EPROTONOSUPPORT)
+		return first;
+	if (size < 2 * RECORD_BLOCK || size % RECORD_BLOCK != 0)
+		return -EBADMSG;
+	r = read_header_at(fd, size - RECORD_BLOCK, h);
+	if (r < 0)
+		return r == -EPROTONOSUPPORT ? r : -EBADMSG;
+	if (h->kind != kind || h->number != number)
+		return -EBADMSG; /* another file under this name */
+	h->is_copy = true;
+	return 0;
 }
 
 int
@@ -414,11 +440,7 @@ segment_open(int dirfd, enum segment_kind kind, uint32_t number, bool distrust,
 	}
 	if (sync_error != NULL)
 		*sync_error = -synced;
-	r = read_header(fd, &h);
-	if (r == 0 && (h.kind != kind || h.number != number))
-		r = -EBADMSG; /* a copy of another file under this name */
-	if (r != 0 && r != -EBADMSG && r != -EPROTONOSUPPORT)
-		r = -EBADMSG; /* cannot be read: the same to us */
+	r = read_header(fd, kind, number, (uint64_t)st.st_size, &h);
 	*out = fd;
 	if (r == 0)
 		*header = h;

@@ -14,7 +14,8 @@
  * whichever is more (made even or odd). The kind follows from the number: a message's place is
  * told by {segment number, offset} alone.
  *
- * The first block (4096 bytes):
+ * The first block (4096 bytes), and once more the same in the last one: without the salt nothing in a
+ * file can be told from a forgery, so one bad block must not take it away.
  *        0      8  "RLYDSEG1" (the digit is the version)
  *        8      4  kind: 0 intake, 1 delivery, 2 journal
  *       12      4  number
@@ -59,7 +60,15 @@ struct segment_header {
 	uint64_t created_ms;
 	uint32_t flags;
 	uint32_t blocks;
+	bool is_copy; /* the first block is damaged, this is the last one (not stored) */
 };
+
+/* Where groups end at the latest. */
+static inline uint64_t
+segment_end(const struct segment_header *h)
+{
+	return h->blocks > 1 ? (uint64_t)(h->blocks - 1) * RECORD_BLOCK : 0;
+}
 
 enum segment_name_kind {
 	SEGMENT_NAME_OTHER,
@@ -94,8 +103,8 @@ int segment_create(int dirfd, enum segment_kind kind, uint64_t bytes, struct sha
 
 /* Opens an existing one for reading and reads its header. With `distrust` it is fsynced and its
  * cached pages are dropped first, so that what is read is what the disk holds (F8); a failing fsync
- * is not the end of reading, *sync_error (may be NULL) tells it. -ENOENT; -EBADMSG: the first block
- * is damaged (*fd is given nevertheless, -1 in all other failures). */
+ * is not the end of reading, *sync_error (may be NULL) tells it. -ENOENT; -EBADMSG: first and last
+ * block are damaged (*fd is given nevertheless, -1 in all other failures). */
 int segment_open(int dirfd, enum segment_kind kind, uint32_t number, bool distrust,
     struct segment_header *header, int *fd, int *sync_error) MUST_CHECK;
 

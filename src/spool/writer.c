@@ -153,7 +153,7 @@ file_create(const struct spool_writer *w, struct file *f)
 	*f = (struct file){ .fd = fd,
 		.header = header,
 		.salt = record_salt_from(header.salt),
-		.bytes = (uint64_t)header.blocks * RECORD_BLOCK,
+		.bytes = segment_end(&header),
 		.end = RECORD_BLOCK };
 	return 0;
 }
@@ -490,7 +490,7 @@ take_spare(struct spool_writer *w)
 	pthread_mutex_unlock(&w->lock);
 	if (!taken)
 		return false;
-	w->journal_bytes += w->current.bytes;
+	w->journal_bytes += w->options.segment_bytes;
 	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
 	return true;
 }
@@ -530,7 +530,7 @@ is_too_big(const struct spool_writer *w, const struct spool_item *item)
 	for (int i = 0; i < item->n_records; i++)
 		if (item->records[i].payload_bytes > RECORD_PAYLOAD_MAX)
 			return true;
-	return RECORD_BLOCK + item_bytes(item) + COMMIT_BYTES > w->options.segment_bytes;
+	return 2 * RECORD_BLOCK + item_bytes(item) + COMMIT_BYTES > w->options.segment_bytes;
 }
 
 /* Moves what goes into the next group from `waiting`; syncs large bodies. Returns the bytes. */

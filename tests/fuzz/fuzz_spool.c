@@ -65,6 +65,7 @@ make_good_file(void)
 	memset(h.salt, 0x77, sizeof(h.salt));
 	salt = record_salt_from(h.salt);
 	segment_put_header(&h, good);
+	segment_put_header(&h, good + sizeof(good) - RECORD_BLOCK);
 	for (int g = 0; g < GROUPS; g++) {
 		struct record_commit c = { .first_seq = seq, .checksum = salt.payload };
 		uint8_t payload[RECORD_COMMIT_BYTES];
@@ -91,7 +92,7 @@ make_good_file(void)
 		at = put(at, salt, RECORD_COMMIT, seq++, payload, sizeof(payload), &unused);
 		at = (at + RECORD_BLOCK - 1) / RECORD_BLOCK * RECORD_BLOCK;
 	}
-	assert(at <= sizeof(good));
+	assert(at <= sizeof(good) - RECORD_BLOCK);
 	strcpy(directory, "/dev/shm/relayd-fuzz-XXXXXX");
 	if (mkdtemp(directory) == NULL) {
 		strcpy(directory, "/tmp/relayd-fuzz-XXXXXX");
@@ -171,7 +172,7 @@ read_all(uint64_t limit, uint64_t file_bytes, bool is_ours)
 		if (event == SPOOL_DAMAGE) {
 			assert(entry.damage.error == 0);
 			assert(entry.damage.first_missing <= entry.damage.last_missing);
-			if (entry.damage.offset == 0)
+			if (entry.damage.offset == 0 && entry.damage.length_bytes != RECORD_BLOCK)
 				last_end = UINT64_MAX; /* without a first block nothing is known */
 			if (last_end < entry.damage.offset + entry.damage.length_bytes)
 				last_end = entry.damage.offset + entry.damage.length_bytes;

@@ -6,7 +6,7 @@
 
 #define SEGMENT_NUMBER 1700000000u
 #define JOURNAL_NUMBER 1700000001u
-#define FILE_BYTES (3 * RECORD_BLOCK)
+#define FILE_BYTES (4 * RECORD_BLOCK)
 
 static const char body[] = "Subject: golden\r\n\r\nThis body never changes.\r\n";
 
@@ -28,6 +28,7 @@ begin(enum segment_kind kind, uint32_t number)
 		h.salt[i] = (uint8_t)(0xa0 + i);
 	memset(made, 0, sizeof(made));
 	segment_put_header(&h, made);
+	segment_put_header(&h, made + FILE_BYTES - RECORD_BLOCK);
 	salt = record_salt_from(h.salt);
 	at = RECORD_BLOCK;
 	seq = 1;

@@ -292,6 +292,89 @@ the_page_says_how_far_and_a_follower_gives_each_message_once(void **state)
 	close(fd);
 }
 
+/* A segment that the page has forgotten, because its slot was used again, is still found. */
+static void
+a_segment_without_a_slot_is_found_in_the_directory(void **state)
+{
+	struct fixture *f = *state;
+	struct catalog_follower *follower;
+	struct catalog_options options;
+	struct shared_page *page;
+	struct spool_store *store;
+	static struct listed l;
+	uint64_t id;
+	int fd;
+
+	assert_int_equal(shared_page_create(&fd, &page), 0);
+	assert_int_equal(spool_store_open(f->dirfd, false, &store), 0);
+	assert_int_equal(catalog_follower_open(f->dirfd, store, page, &follower), 0);
+	fixture_writer(f, SEGMENT_INTAKE, page);
+	assert_int_equal(fixture_send(f, "one", 3, &id, NULL), 0);
+	fixture_stop(f);
+	for (unsigned i = 0; i < SHARED_PAGE_SLOTS; i++)
+		atomic_store(&page->slots[i].segment_number, 0);
+	memset(&l, 0, sizeof(l));
+	options = (struct catalog_options){ .dirfd = f->dirfd,
+		.store = store,
+		.page = page,
+		.message = fixture_on_message,
+		.segment = fixture_on_segment,
+		.damage = fixture_on_damage,
+		.arg = &l };
+	assert_int_equal(catalog_follow(follower, 100, &options), 1);
+	assert_int_equal(l.ids[0], id);
+	assert_int_equal(l.n_segments, 1);
+	assert_int_equal(catalog_follow(follower, 100, &options), 0);
+	catalog_follower_close(follower);
+	spool_store_close(store);
+	shared_page_unmap(page);
+	close(fd);
+}
+
+/* Intake dies: its live segment is read like after a crash, what was not published as well. */
+static void
+an_orphan_is_read_to_the_end(void **state)
+{
+	struct fixture *f = *state;
+	struct catalog_follower *follower;
+	struct catalog_options options;
+	struct shared_page *page;
+	struct spool_store *store;
+	static struct listed l;
+	uint64_t id[2];
+	int fd;
+
+	assert_int_equal(shared_page_create(&fd, &page), 0);
+	assert_int_equal(spool_store_open(f->dirfd, false, &store), 0);
+	assert_int_equal(catalog_follower_open(f->dirfd, store, page, &follower), 0);
+	fixture_writer(f, SEGMENT_INTAKE, page);
+	assert_int_equal(fixture_send(f, "one", 3, &id[0], NULL), 0);
+	memset(&l, 0, sizeof(l));
+	options = (struct catalog_options){ .dirfd = f->dirfd,
+		.store = store,
+		.page = page,
+		.message = fixture_on_message,
+		.segment = fixture_on_segment,
+		.damage = fixture_on_damage,
+		.arg = &l };
+	assert_int_equal(catalog_follow(follower, 100, &options), 1);
+	assert_int_equal(fixture_send(f, "two", 3, &id[1], NULL), 0);
+	for (unsigned i = 0; i < SHARED_PAGE_SLOTS; i++) /* as if it died before it published */
+		if (atomic_load(&page->slots[i].committed_bytes) > RECORD_BLOCK)
+			atomic_store(&page->slots[i].committed_bytes, 2 * RECORD_BLOCK);
+	assert_true(shared_page_orphan(page, getpid()) > 0);
+	assert_int_equal(catalog_follow(follower, 100, &options), 1);
+	assert_int_equal(l.n, 2);
+	assert_int_equal(l.ids[1], id[1]);
+	assert_true(l.n_segments >= 1);
+	assert_int_equal(catalog_follow(follower, 100, &options), 0);
+	catalog_follower_close(follower);
+	spool_store_close(store);
+	fixture_stop(f);
+	shared_page_unmap(page);
+	close(fd);
+}
+
 int
 main(void)
 {
@@ -306,6 +389,8 @@ main(void)
 		TEST(numbers_never_go_back_and_ids_are_never_used_again),
 		TEST(a_recycled_segment_shows_nothing_of_before),
 		TEST(the_page_says_how_far_and_a_follower_gives_each_message_once),
+		TEST(a_segment_without_a_slot_is_found_in_the_directory),
+		TEST(an_orphan_is_read_to_the_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
