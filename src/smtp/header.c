@@ -294,6 +294,23 @@ take_quoted(struct list *l, bool keep)
 	return false;
 }
 
+/* [127.0.0.1], [IPv6:::1]: the colon in it ends no group's name. */
+static void
+take_literal(struct list *l)
+{
+	const bool keep = l->in_angle || !l->has_angle;
+
+	l->is_empty = l->is_gap = false;
+	while (l->at < l->in.len && strchr("\r\n,;<>", l->in.data[l->at]) == NULL) {
+		const char c = l->in.data[l->at++];
+
+		if (keep)
+			list_add(l, c);
+		if (c == ']')
+			break;
+	}
+}
+
 static bool
 joins_words(char c)
 {
@@ -400,6 +417,9 @@ take_token(struct list *l, header_address_fn *found, void *arg)
 			list_clear(l);
 			l->at++;
 		}
+		return 0;
+	case '[':
+		take_literal(l);
 		return 0;
 	case ',':
 		if (l->in_angle) { /* in a route */

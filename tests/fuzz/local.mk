@@ -15,6 +15,7 @@ endif
 fuzz_targets =
 include tests/fuzz/base.mk
 include tests/fuzz/spool.mk
+include tests/fuzz/server.mk
 EXTRA_DIST += tests/fuzz/replay.c
 dist_check_SCRIPTS += tests/fuzz/replay_seeds
 TESTS += tests/fuzz/replay_seeds
