@@ -1134,6 +1134,8 @@ take_transaction_reply(struct smtp_client *c, struct smtp_client_transaction *t)
 	c->reply.stage = stage_of(t, step);
 	stages[c->reply.stage].take(
 	    c, t, c->reply.stage == SMTP_STAGE_RCPT ? step - mail_step(t) - 1 : 0);
+	if (c->end != SMTP_END_NONE) /* out of step: smtp_client_abandon() gives what is left */
+		return;
 	skip_unsent(t);
 	if (c->reply.code == 421)
 		take_421(c);
