@@ -10,8 +10,8 @@
 #include <event2/dns.h>
 #include <event2/util.h>
 
-#include "base/hash.h"
 #include "base/base.h"
+#include "base/hash.h"
 #include "delivery/resolver.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
