@@ -58,6 +58,7 @@ let_in(struct intake *intake, int fd, const struct peer *peer, const char *clien
 		return session_open(intake, fd, peer, listen, NULL);
 	snprintf(reply, sizeof(reply),
 	    "550 5.7.1 %s may not submit here: see \"clients\" in relayd.conf", client);
+	atomic_fetch_add(&intake->page->rejected, 1);
 	log_warning("session.refused", KV_STR("client", client), KV_STR("reply", reply),
 	    KV_STR("listener", listen->address));
 	session_open(intake, fd, peer, listen, reply);
@@ -73,8 +74,6 @@ on_accepted(void *arg, int fd, const struct sockaddr *sa, const struct config_li
 
 	peer_find(intake->finder, fd, sa, &peer);
 	peer_print(&peer, client);
-	if (peer.family == AF_UNIX && peer.uid != PEER_UID_UNKNOWN)
-		snprintf(client, sizeof(client), "uid %u", (unsigned)peer.uid);
 	atomic_fetch_add(&intake->page->connections, 1);
 	n = tally_add(&intake->clients, &peer);
 	if (intake->n_sessions >= intake->max_sessions)
@@ -139,6 +138,8 @@ intake_refusal(struct intake *intake, uint64_t bytes)
 	uint64_t least = intake->config->spool.min_free_bytes, waiting_ms;
 	struct os_room room;
 
+	if (intake->state == INTAKE_ENDING)
+		return "421 4.3.2 relayd stops: try again later";
 	if (intake->writer == NULL || spool_writer_is_failed(intake->writer))
 		return refuse_failed(intake);
 	waiting_ms = spool_writer_waiting_ms(intake->writer);

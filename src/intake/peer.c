@@ -430,7 +430,9 @@ peer_find(struct peer_finder *finder, int fd, const struct sockaddr *sa, struct 
 void
 peer_print(const struct peer *peer, char out[PEER_TEXT_MAX])
 {
-	if (peer->family == AF_UNIX ||
-	    inet_ntop(peer->family, peer->address, out, PEER_TEXT_MAX) == NULL)
+	if (peer->family == AF_UNIX && peer->uid != PEER_UID_UNKNOWN)
+		snprintf(out, PEER_TEXT_MAX, "uid %u", (unsigned)peer->uid);
+	else if (peer->family == AF_UNIX ||
+	         inet_ntop(peer->family, peer->address, out, PEER_TEXT_MAX) == NULL)
 		snprintf(out, PEER_TEXT_MAX, "unix");
 }

@@ -36,7 +36,7 @@ void peer_finder_close(struct peer_finder *finder);
 /* Fills *out for the accepted socket `fd` whose peer is `sa` (as accept4() gave it). */
 void peer_find(struct peer_finder *finder, int fd, const struct sockaddr *sa, struct peer *out);
 
-/* "127.0.0.1", "::1" or "unix": how the client is called in replies, in the log and the spool. */
+/* "127.0.0.1", "::1", "uid 1000" or "unix": how the client is called in replies, log and spool. */
 void peer_print(const struct peer *peer, char out[PEER_TEXT_MAX]);
 
 /* The unit in a cgroup's path ("/system.slice/php8.2-fpm.service/x" -> "php8.2-fpm.service"): the

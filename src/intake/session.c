@@ -81,15 +81,6 @@ enter(struct session *s, enum session_state state)
 	s->block_bytes = 0;
 }
 
-static void
-client_text(const struct session *s, char out[PEER_TEXT_MAX])
-{
-	if (s->peer.family == AF_UNIX && s->peer.uid != PEER_UID_UNKNOWN)
-		snprintf(out, PEER_TEXT_MAX, "uid %u", (unsigned)s->peer.uid);
-	else
-		peer_print(&s->peer, out);
-}
-
 /* The fields that say who: the same in each line about a session. */
 #define KV_WHO(s, client)                                                                          \
 	KV_STR("client", client),                                                                  \
@@ -254,8 +245,8 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- what the machine asks for ---- */
 
-/* A refused message is worth a line, and so is a limit; a 421 of ours has its cause in the line about
- * the session's end. */
+/* A refused message is worth a line, and so is a limit. Our own last words are not: the line about the
+ * session's end has their cause. */
 static void
 log_reply(const struct session *s)
 {
@@ -263,14 +254,12 @@ log_reply(const struct session *s)
 	struct span reply = s->smtp.reply;
 	bool is_limit;
 
-	if (reply.len < 4 || (reply.data[0] != '4' && reply.data[0] != '5'))
+	if (s->why != NULL || reply.len < 4 || (reply.data[0] != '4' && reply.data[0] != '5'))
 		return;
 	is_limit = memcmp(reply.data, "421", 3) == 0;
-	if (is_limit && s->why != NULL)
-		return;
 	if (!is_limit)
 		atomic_fetch_add(&s->intake->page->rejected, 1);
-	client_text(s, client);
+	peer_print(&s->peer, client);
 	log_event(LOG_WARNING, is_limit ? "session.limited" : "message.rejected",
 	    LOG_FIELDS(KV_SPAN("reply", ((struct span){ reply.data, reply.len - 2 })),
 	        KV_STR("command", s->smtp.command), KV_SPAN("sender", s->smtp.mail.sender),
@@ -303,7 +292,7 @@ log_lost(const struct session *s)
 {
 	char client[PEER_TEXT_MAX];
 
-	client_text(s, client);
+	peer_print(&s->peer, client);
 	log_info("session.lost", KV_STR("command", s->smtp.command),
 	    KV_INT("size", (int64_t)message_bytes(s->message)),
 	    KV_SPAN("sender", s->smtp.mail.sender), KV_WHY(s->why), KV_WHO(s, client));
@@ -363,7 +352,7 @@ log_accepted(struct session *s, uint64_t took_ms)
 
 	if (!log_is_on(LOG_INFO))
 		return;
-	client_text(s, client);
+	peer_print(&s->peer, client);
 	log_info("message.accepted", KV_ID("queue_id", message_id(s->message)),
 	    KV_SPAN("sender", mail->sender), KV_SPAN("recipient", mail->recipients[0].address),
 	    KV_INT("recipients", (int64_t)mail->n_recipients),
@@ -405,7 +394,7 @@ commit_message(struct session *s)
 	};
 	int r;
 
-	client_text(s, client);
+	peer_print(&s->peer, client);
 	r = message_commit(s->message, &s->smtp.mail, &origin, on_committed, s);
 	if (r < 0)
 		refuse_message(s, r);
@@ -468,7 +457,7 @@ log_end(const struct session *s)
 		log_lost(s);
 	if (!log_is_on(LOG_DEBUG))
 		return;
-	client_text(s, client);
+	peer_print(&s->peer, client);
 	log_debug("session.closed", KV_WHY(s->why), KV_INT("messages", (int64_t)s->smtp.n_messages),
 	    KV_WHO(s, client));
 }
@@ -583,7 +572,7 @@ give_up_waiting(struct session *s)
 {
 	char client[PEER_TEXT_MAX];
 
-	client_text(s, client);
+	peer_print(&s->peer, client);
 	log_error("session.lost", KV_ID("queue_id", message_id(s->message)),
 	    KV_SPAN("sender", s->smtp.mail.sender), KV_WHO(s, client),
 	    KV_WHY("the disk did not answer in time: the client got no reply and may send the "
@@ -699,11 +688,13 @@ session_open(struct intake *intake, int fd, const struct peer *peer,
 	smtp_server_init(&s->smtp, options_for(intake, listen));
 	event_assign(&s->readable, intake->base, fd, EV_READ | EV_PERSIST, on_readable, s);
 	if (log_is_on(LOG_DEBUG)) {
-		client_text(s, client);
+		peer_print(&s->peer, client);
 		log_debug("session.opened", KV_WHO(s, client));
 	}
-	if (refusal != NULL)
+	if (refusal != NULL) {
+		s->why = "the client may not submit";
 		smtp_server_stop(&s->smtp, refusal);
+	}
 	set_reading(s, true);
 	session_pump(s, NOTHING_NEW);
 }
