@@ -104,6 +104,13 @@ is_allowed(const struct sasl *s, const struct mechanism *m)
 	       (!m->binds || channel_binding(s, cb, &property));
 }
 
+/* Some providers want the token as user name and password (Postmark). */
+static const char *
+user_name(const struct sasl *s)
+{
+	return s->upstream->username_is_password ? s->secret : s->upstream->username;
+}
+
 static int
 set_property(struct sasl *s, Gsasl_property property, const char *value)
 {
@@ -122,7 +129,7 @@ start_library(struct sasl *s, struct smtp_trouble *trouble)
 	if (r == GSASL_OK)
 		r = gsasl_client_start(s->library, s->mechanism->name, &s->session);
 	if (r == GSASL_OK)
-		r = set_property(s, GSASL_AUTHID, s->upstream->username);
+		r = set_property(s, GSASL_AUTHID, user_name(s));
 	if (r == GSASL_OK && s->mechanism->setting == CONFIG_AUTH_EXTERNAL)
 		r = set_property(s, GSASL_AUTHZID, s->upstream->username);
 	if (r == GSASL_OK)

@@ -375,6 +375,23 @@ mail_goes_out_by_every_way(void **state)
 }
 
 static void
+a_token_can_be_user_name_and_password(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_begin(&w, ARGS("tls=starttls", "ext=PIPELINING", "auth=PLAIN,CRAM-MD5", "user=s3cret",
+	                    "password=s3cret"));
+	w.upstream.username = NULL;
+	w.upstream.username_is_password = true;
+	add_message(&w, "bob@here.example", BODY, "one@x.example");
+	run(&w);
+	assert_int_equal(w.end.kind, SMTP_END_QUIT);
+	assert_int_equal(count_stored(&w), 1);
+	world_end(&w);
+}
+
+static void
 nothing_leaves_in_clear_when_tls_is_not_to_be_had(void **state)
 {
 	static const struct {
@@ -710,6 +727,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(mail_goes_out_by_every_way),
+		cmocka_unit_test(a_token_can_be_user_name_and_password),
 		cmocka_unit_test(nothing_leaves_in_clear_when_tls_is_not_to_be_had),
 		cmocka_unit_test(a_failed_login_says_so_and_is_not_tried_weaker),
 		cmocka_unit_test(each_recipient_gets_its_own_verdict),
