@@ -46,6 +46,15 @@ put_away(struct delivery *d, struct queue_entry *e, int error)
 	    KV_FIX("see quarantine/ in the spool directory; relayctl remove gives it up"));
 }
 
+static unsigned
+smtp_notify_of(uint8_t notify)
+{
+	return (notify & ENVELOPE_NOTIFY_NEVER ? SMTP_ENVELOPE_NOTIFY_NEVER : 0u) |
+	       (notify & ENVELOPE_NOTIFY_SUCCESS ? SMTP_ENVELOPE_NOTIFY_SUCCESS : 0u) |
+	       (notify & ENVELOPE_NOTIFY_FAILURE ? SMTP_ENVELOPE_NOTIFY_FAILURE : 0u) |
+	       (notify & ENVELOPE_NOTIFY_DELAY ? SMTP_ENVELOPE_NOTIFY_DELAY : 0u);
+}
+
 static void
 pick_recipients(struct attempt *a, unsigned most)
 {
@@ -61,7 +70,7 @@ pick_recipients(struct attempt *a, unsigned most)
 		if (m->recipients[i].state != (queued ? JOURNAL_QUEUED : JOURNAL_DEFERRED))
 			continue;
 		a->recipients[picked++] = (struct smtp_envelope_recipient){ .address = r->address,
-			.notify = r->notify,
+			.notify = smtp_notify_of(r->notify),
 			.orcpt = r->orcpt,
 			.index = (unsigned)i };
 	}

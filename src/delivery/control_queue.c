@@ -137,7 +137,7 @@ control_queue_start(struct request *r)
 	if (state != NULL && l->state < 0)
 		return request_error(r, "no state \"%s\": queued, active, deferred or held", state);
 	if (upstream != NULL && (l->upstream = request_upstream(r->d, upstream)) < 0)
-		return request_error(r, "no upstream \"%s\"", upstream);
+		l->upstream = QUEUE_UPSTREAMS; /* one of an older configuration: nothing is there */
 	if (id != NULL && !queue_id_parse(span_of(id), &l->id))
 		return request_error(r, "\"%s\" is not a queue ID", id);
 	return REQUEST_AGAIN;

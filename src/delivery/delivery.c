@@ -30,12 +30,43 @@ delivery_random(void)
 	return random;
 }
 
+/* The first that works takes all, for now; rules by sender or tenant will come here. */
 unsigned
 delivery_route(const struct delivery *d, const struct envelope *envelope)
 {
-	(void)d;
 	(void)envelope;
+	for (unsigned i = 0; i < d->config->n_upstreams; i++)
+		if (d->upstreams[i] != NULL && d->upstreams[i]->breaker.state == BREAKER_CLOSED)
+			return i;
 	return 0;
+}
+
+/* What waits for an upstream that is down goes to the next one that is not. Where only an accepted
+ * message can prove that it is mended, one stays. Told as loudly as the outage. */
+static void
+switch_from(struct delivery *d, unsigned from)
+{
+	struct queue_entry *e;
+	size_t moved = 0, keep = d->upstreams[from]->breaker.by_message ? 1 : 0;
+	unsigned to = 0;
+
+	while (to < d->config->n_upstreams &&
+	       (to == from || d->upstreams[to]->breaker.state != BREAKER_CLOSED))
+		to++;
+	if (to == d->config->n_upstreams)
+		return;
+	for (; queue_count_ready(d->queue, from) > keep; moved++) {
+		e = queue_take(d->queue, from);
+		queue_hold(d->queue, e);
+		queue_reroute(d->queue, e, to);
+		queue_ready(d->queue, e);
+	}
+	if (moved == 0 || d->upstreams[from]->is_switched)
+		return;
+	d->upstreams[from]->is_switched = true;
+	log_warning("upstream.switched", KV_STR("upstream", d->config->upstreams[to].name),
+	    KV_STR("from", d->config->upstreams[from].name), KV_INT("messages", (int64_t)moved),
+	    KV_WHY(d->upstreams[from]->why), KV_FIX(d->upstreams[from]->fix));
 }
 
 uint64_t
@@ -212,6 +243,12 @@ on_pump(evutil_socket_t fd, short what, void *arg)
 	d->is_full = outcomes_waiting(d) > OUTCOMES_WAITING || outcomes_are_failed(d) ||
 	             spool_writer_is_failed(d->journal);
 	queue_wake(d->queue, now_ms);
+	for (unsigned i = 0; i < d->config->n_upstreams && d->config->n_upstreams > 1; i++) {
+		if (d->upstreams[i]->breaker.state == BREAKER_CLOSED)
+			d->upstreams[i]->is_switched = false;
+		else
+			switch_from(d, i);
+	}
 	next_ms = queue_next_due_ms(d->queue);
 	for (size_t i = 0; i < d->config->n_upstreams; i++) {
 		uint64_t wish_ms = upstream_pump(d->upstreams[i], now_ms);

@@ -21,9 +21,7 @@ libdelivery_a_SOURCES += src/delivery/attempt.h src/delivery/attempt.c src/deliv
 	src/delivery/secret.c src/delivery/upstream.h src/delivery/upstream.c src/delivery/request.h \
 	src/delivery/control.c src/delivery/control_change.c src/delivery/control_queue.c \
 	src/delivery/control_status.c src/delivery/control_test.c
-# relayd-delivery links once conn.c and the client machine are in the tree; then again:
-#pkglibexec_PROGRAMS += relayd-delivery
-#relayd_delivery_SOURCES = src/relayd-delivery.c
-#relayd_delivery_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)
-#relayd_delivery_LDADD = $(DELIVERY_LIBS) $(REPORT_LIBS) $(SPOOL_LIBS) $(BASE_LIBS) $(XXHASH_LIBS)
-EXTRA_DIST += src/relayd-delivery.c
+pkglibexec_PROGRAMS += relayd-delivery
+relayd_delivery_SOURCES = src/relayd-delivery.c
+relayd_delivery_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)
+relayd_delivery_LDADD = $(DELIVERY_LIBS) $(REPORT_LIBS) $(SPOOL_LIBS) $(BASE_LIBS) $(XXHASH_LIBS)

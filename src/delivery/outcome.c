@@ -157,17 +157,15 @@ static void
 on_written(struct spool_item *item, void *arg)
 {
 	struct outcome *o = arg;
-	struct outcomes *all = o->d->outcomes;
 
 	free(o->payload);
 	o->payload = NULL;
 	if (item->result < 0) { /* a fact waits until it can be written */
 		outcome_wait(o);
-	} else {
-		all->waiting--;
-		apply(o);
+		return;
 	}
-	delivery_kick(o->d);
+	o->d->outcomes->waiting--;
+	apply(o);
 }
 
 void
@@ -241,6 +239,8 @@ tell(const struct outcome *o, size_t i)
 	const struct envelope *env = o->message->envelope;
 	struct delivery_counts *counts = &o->d->counts;
 	char reply[SMTP_REPLY_TEXT_MAX + 24];
+	struct log_field fields[16];
+	size_t n = 0;
 	const char *event = "message.deferred";
 	enum log_level level = LOG_INFO;
 	uint64_t *count = &counts->deferred;
@@ -282,17 +282,23 @@ tell(const struct outcome *o, size_t i)
 		    c->enhanced[0] != '\0' ? " " : "", c->text != NULL ? c->text : "");
 	else
 		snprintf(reply, sizeof(reply), "%s", c->text != NULL ? c->text : "");
-	log_event(level, event,
-	    LOG_FIELDS(KV_ID("queue_id", o->message->entry->id),
-	        KV_STR("sender", env->sender.len > 0 ? NULL : "<>"), KV_SPAN("sender", env->sender),
-	        KV_SPAN("recipient", env->recipients[i].address), KV_STR("upstream", o->upstream),
-	        KV_STR("stage", c->stage != SMTP_STAGE_NONE ? smtp_stage_name(c->stage) : NULL),
-	        KV_STR("reply", reply), KV_INT("attempts", attempts_after(o, i)),
-	        KV_INT("uid", env->uid != ENVELOPE_UID_UNKNOWN ? (int64_t)env->uid : -1),
-	        KV_SPAN("unit", env->unit),
-	        KV_MS("delay", delivery_age_ms(o->d, o->message->entry)),
-	        KV_MS("next", c->state == JOURNAL_DEFERRED ? (int64_t)o->wait_ms : 0),
-	        KV_FIX(c->fix)));
+	fields[n++] = KV_ID("queue_id", o->message->entry->id);
+	fields[n++] = env->sender.len > 0 ? KV_SPAN("sender", env->sender) : KV_STR("sender", "<>");
+	fields[n++] = KV_SPAN("recipient", env->recipients[i].address);
+	fields[n++] = KV_STR("upstream", o->upstream);
+	fields[n++] =
+	    KV_STR("stage", c->stage != SMTP_STAGE_NONE ? smtp_stage_name(c->stage) : NULL);
+	fields[n++] = KV_STR("reply", reply);
+	fields[n++] = KV_INT("attempts", attempts_after(o, i));
+	if (env->uid != ENVELOPE_UID_UNKNOWN)
+		fields[n++] = KV_INT("uid", env->uid);
+	fields[n++] = KV_SPAN("unit", env->unit);
+	fields[n++] = KV_MS("delay", delivery_age_ms(o->d, o->message->entry));
+	if (c->state == JOURNAL_DEFERRED)
+		fields[n++] = KV_MS("next", o->wait_ms);
+	fields[n++] = KV_FIX(c->fix);
+	fields[n] = (struct log_field){ .type = LOG_FIELD_END };
+	log_event(level, event, fields);
 }
 
 /* Durable: now it is so. */

@@ -291,6 +291,17 @@ count_ready_links(const struct upstream *u)
 	return n;
 }
 
+static unsigned
+count_connecting(const struct upstream *u)
+{
+	const struct link *link;
+	unsigned n = 0;
+
+	LL_FOREACH(u->links, link)
+	n += !link->is_ready && !link->is_test;
+	return n;
+}
+
 /* The kinds of end that say something about the upstream. */
 static bool
 blame_cause(
@@ -332,6 +343,25 @@ blame_cause(
 	return false;
 }
 
+/* There is always something to look at. */
+static const char *
+default_fix(const struct conn_end *end, const struct config_upstream *config)
+{
+	if (end->kind == SMTP_END_NO_STARTTLS)
+		return "ask the provider why it does no STARTTLS now, or use its port for implicit "
+		       "TLS "
+		       "(465, `tls = implicit`)";
+	if (end->kind == SMTP_END_REPLY && end->reply.code >= 400 && end->reply.code < 500)
+		return "nothing, if it goes away by itself: relayd tries again. If it stays, ask "
+		       "the "
+		       "provider";
+	if (end->stage == SMTP_STAGE_GREETING && config->tls == CONFIG_TLS_STARTTLS)
+		return "check `host` and `port`; a port that wants TLS from the first byte (465) "
+		       "needs "
+		       "`tls = implicit`";
+	return "check `host`, `port` and `tls`, and whether the provider has trouble";
+}
+
 /* A link has died: is the upstream down? */
 static void
 blame(struct link *link, const struct conn_end *end)
@@ -361,6 +391,8 @@ blame(struct link *link, const struct conn_end *end)
 			return;
 		}
 	}
+	if (fix[0] == '\0' || (end->kind == SMTP_END_TIMEOUT && end->stage == SMTP_STAGE_GREETING))
+		fix = default_fix(end, u->config);
 	if (end->kind == SMTP_END_AUTH && secret_is_command(u->secret) &&
 	    now_ms - u->asked_ms > ASK_EVERY_MS) {
 		u->asked_ms = now_ms; /* a token may just have expired */
@@ -508,24 +540,27 @@ open_links(struct upstream *u, uint64_t now_ms)
 	if (u->breaker.state == BREAKER_PROBING ||
 	    (u->breaker.state == BREAKER_OPEN && now_ms < u->breaker.retry_at_ms))
 		return;
-	connecting = u->n_links - count_ready_links(u);
+	connecting = count_connecting(u);
 	if (was_closed && (u->n_links >= most || connecting >= waiting))
 		return;
-	if (!was_closed && u->n_links > 0)
-		return; /* those of before are still hanging up */
+	if (!was_closed && connecting > 0)
+		return; /* those of before will tell */
 	if (!prepare(u, &secret, &why, &fix)) {
-		if (!u->is_waiting && breaker_may_try(&u->breaker, now_ms))
-			fail(u, BREAKER_OPERATOR, false, why, fix);
+		if (u->is_waiting || !breaker_may_try(&u->breaker, now_ms))
+			return;
+		if (strcmp(u->why, why) != 0)
+			log_error("secret.failed", KV_STR("upstream", u->config->name), KV_WHY(why),
+			    KV_FIX(fix));
+		fail(u, BREAKER_OPERATOR, false, why, fix);
 		return;
 	}
-	while (
-	    u->n_links < most && connecting++ < waiting && breaker_may_try(&u->breaker, now_ms)) {
-		struct link *link = link_open(u, secret, NULL);
-
-		link->is_probe = !was_closed;
-		if (!was_closed)
-			return;
+	if (!was_closed) {
+		if (breaker_may_try(&u->breaker, now_ms))
+			link_open(u, secret, NULL)->is_probe = true;
+		return;
 	}
+	for (; u->n_links < most && connecting < waiting; connecting++)
+		link_open(u, secret, NULL);
 }
 
 uint64_t
@@ -536,7 +571,9 @@ upstream_pump(struct upstream *u, uint64_t now_ms)
 
 	if (u->d->stopping)
 		return next_ms;
-	if (queue_count_ready(u->d->queue, u->index) == 0) {
+	/* mail that others take now still wants to know when this one is mended */
+	if (queue_count_ready(u->d->queue, u->index) == 0 &&
+	    !(u->is_switched && !u->breaker.by_message)) {
 		LL_FOREACH(u->links, link)
 		if (link->is_probe && link->is_ready && !link->is_ending &&
 		    u->breaker.state == BREAKER_PROBING && !link->probe_sent) {
@@ -550,7 +587,7 @@ upstream_pump(struct upstream *u, uint64_t now_ms)
 	if (now_ms >= u->wait_until_ms) {
 		LL_FOREACH(u->links, link)
 		link_feed(link, now_ms);
-		if (queue_count_ready(u->d->queue, u->index) > 0 && now_ms >= u->wait_until_ms)
+		if (now_ms >= u->wait_until_ms)
 			open_links(u, now_ms);
 	}
 	if (queue_count_ready(u->d->queue, u->index) == 0)

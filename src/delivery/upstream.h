@@ -40,6 +40,7 @@ struct upstream {
 	bool is_daily;          /* the day's number is reached */
 	bool is_waiting;        /* for a password-command */
 	uint64_t asked_ms;      /* for it */
+	bool is_switched;       /* it was told that others take its mail */
 	bool was_warned;        /* of its secret's permissions */
 
 	/* for people */
