@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -672,3 +673,50 @@ def test_a_hung_disk_costs_the_client_its_answer_but_not_the_others(make, inject
     assert wait_for(lambda: [e for e in intake.events("session.lost") if "disk" in e["why"]], 5)
     wait_for(lambda: [e for e in intake.events("session.lost") if "is in the queue" in e["why"]], 8)
     assert intake.talk().message(HEADER + b"\r\nlater").startswith("250 ")
+
+
+# Everything at once.
+
+def chaos(intake, seed, seconds):
+    """One client that does what comes to its mind. Gives how many messages it saw accepted."""
+    dice, accepted = random.Random(seed), 0
+    pieces = [b"EHLO x\r\n", b"MAIL FROM:<a@x.test>\r\n", b"RCPT TO:<b@x.test>\r\n", b"DATA\r\n", b".\r\n", b"RSET\r\n",
+              b"S: x\r\n\r\nbody\r\n.\r\n", b"BDAT 5\r\nabc\r\n", b"BDAT 6 LAST\r\nabcd\r\n", b"QUIT\r\n", b"\0\xff\r\n", b"NOOP\n",
+              b"BDAT 99999999999999999999 LAST\r\n", b"x" * 5000, b"y" * 70000 + b"\r\n", b"MAIL FROM:<>\r\nRCPT TO:<b@x.test>\r\n"]
+    plain = [b"EHLO x\r\n", b"MAIL FROM:<a@x.test>\r\n", b"RCPT TO:<b@x.test>\r\n", b"DATA\r\n", b"S: x\r\n\r\n" + b"z" * 9000 + b"\r\n.\r\n"]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with intake.connect(dice.choice([None, "unix"]), timeout=5).raw as raw:
+            try:
+                raw.recv(4096)
+                for number in range(dice.randrange(1, 40)):
+                    data = dice.choice(pieces) if dice.random() < 0.3 else plain[number % 5]
+                    cut = len(data) if dice.random() < 0.9 else dice.randrange(len(data))
+                    raw.sendall(data[:cut])
+                    if dice.random() < 0.9:
+                        raw.settimeout(0.3 if cut == len(data) else 0.01)
+                        reply = raw.recv(65536)
+                        accepted += reply.count(b" queued as ")
+                        if not reply:
+                            break
+                if dice.random() < 0.3:
+                    raw.shutdown(socket.SHUT_WR)
+                    while reply := raw.recv(65536):
+                        accepted += reply.count(b" queued as ")
+                elif dice.random() < 0.3:
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            except OSError:
+                pass
+    return accepted
+
+
+def test_nothing_that_clients_do_ends_it_or_confuses_the_count(make):
+    intake = make(limits={"command_timeout": "2s"}, log={"level": "info"})
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        seen = sum(pool.map(lambda seed: chaos(intake, seed, 4), range(8)))
+    assert seen > 20
+    assert len(intake.events("message.accepted")) >= seen  # a client may go before it reads its 250
+    assert intake.talk().message(HEADER + b"\r\nstill here").startswith("250 ")
+    wait_for(lambda: len(intake.descriptors()) < 30, 10, why=intake.descriptors)
+    assert list((intake.spool / "large").iterdir()) == []
+    assert intake.stop() == 0
