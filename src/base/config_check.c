@@ -265,7 +265,8 @@ check_credential(struct check *check, const struct config_upstream *up)
 	const char *directory = getenv("CREDENTIALS_DIRECTORY");
 	char *path;
 
-	if (directory == NULL)
+	/* systemd 252 names the directory to ExecReload= too, but hides it there */
+	if (directory == NULL || access(directory, X_OK) < 0)
 		return;
 	path = xasprintf("%s/%s", directory, up->password_credential);
 	if (access(path, F_OK) < 0)

@@ -19,12 +19,14 @@
 
 #include "base/hash.h"
 #include "base/loop.h"
+#include "intake/cgroup_search.h"
 #include "intake/peer.h"
 
 #define CGROUPS_MAX 8192  /* remembered; a machine that makes more of them starts over */
 #define UNITS_MAX 4096    /* names kept for the life of the process */
 #define DEPTH_MAX 16      /* of the walk */
 #define WALK_EVERY_MS 200 /* an unknown id makes us walk, but not more often than this */
+#define SEARCH_EVERY_MS 20
 #define UNIT_NAME_MAX 256
 
 struct unit {
@@ -45,7 +47,8 @@ struct peer_finder {
 	struct cgroup *cgroups;
 	struct unit *units;
 	unsigned n_units;
-	uint64_t walked_ms;
+	uint64_t walked_ms, searched_ms;
+	char hidden_path[1024]; /* of the cgroup that the last hidden process was found in */
 };
 
 static const char *
@@ -242,8 +245,32 @@ unit_of_cgroup(struct peer_finder *finder, uint64_t id)
 	return "";
 }
 
-/* The unit's name by PID: the only way for a unix socket. Where /proc hides other users' processes
- * it stays unknown. */
+/* /proc hides it, as it hides other users' processes in relayd.service: look into the cgroups, first
+ * where the last one was found, the others not more often than SEARCH_EVERY_MS. */
+static const char *
+unit_of_hidden_process(struct peer_finder *finder, pid_t pid)
+{
+	uint64_t now_ms = loop_now_ms();
+	char name[UNIT_NAME_MAX];
+
+	if (finder->root == NULL)
+		return "";
+	if (finder->hidden_path[0] == '\0' ||
+	    !cgroup_search_has(finder->root, finder->hidden_path, pid)) {
+		if (finder->searched_ms != 0 && now_ms - finder->searched_ms < SEARCH_EVERY_MS)
+			return "";
+		finder->searched_ms = now_ms;
+		if (!cgroup_search(
+		        finder->root, pid, finder->hidden_path, sizeof(finder->hidden_path))) {
+			finder->hidden_path[0] = '\0';
+			return "";
+		}
+	}
+	return peer_unit_of_path(finder->hidden_path, name, sizeof(name)) ? intern(finder, name)
+	                                                                  : "";
+}
+
+/* The unit's name by PID: the only way for a unix socket. */
 static const char *
 unit_of_process(struct peer_finder *finder, pid_t pid)
 {
@@ -254,7 +281,7 @@ unit_of_process(struct peer_finder *finder, pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return "";
+		return unit_of_hidden_process(finder, pid);
 	n = read(fd, text, sizeof(text) - 1);
 	close(fd);
 	if (n <= 0)
