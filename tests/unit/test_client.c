@@ -66,7 +66,8 @@ on_finished(void *arg, void *job)
 
 	assert_false(j->finished);
 	if (j->verdicts != j->envelope.n_recipients)
-		fail_msg("finished with %u verdicts after %s", j->verdicts, ((struct player *)arg)->out);
+		fail_msg(
+		    "finished with %u verdicts after %s", j->verdicts, ((struct player *)arg)->out);
 	j->finished = true;
 	note(arg, "F: %s\n", j->sender);
 }
