@@ -6,6 +6,7 @@
  * ticket of one never meets another's name, port or CA (Postfix 20260805). */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -494,7 +495,8 @@ tls_session_new(struct tls_client *tls)
 		X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(s->ssl), tls->upstream->host);
 	} else {
 		SSL_set1_host(s->ssl, tls->upstream->host);
-		SSL_set_tlsext_host_name(s->ssl, tls->upstream->host);
+		SSL_ctrl(s->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+		    (void *)(uintptr_t)tls->upstream->host);
 	}
 	offer_session(s);
 	SSL_set_connect_state(s->ssl);

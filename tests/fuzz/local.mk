@@ -14,6 +14,7 @@ FUZZ_LINK = $(AM_LDFLAGS)
 endif
 fuzz_targets =
 include tests/fuzz/base.mk
+include tests/fuzz/client.mk
 include tests/fuzz/spool.mk
 include tests/fuzz/server.mk
 EXTRA_DIST += tests/fuzz/replay.c
