@@ -422,12 +422,11 @@ take_token(struct list *l, header_address_fn *found, void *arg)
 		take_literal(l);
 		return 0;
 	case ',':
-		if (l->in_angle) { /* in a route */
+	case ';':
+		if (c == ',' && l->in_angle) { /* in a route */
 			take_word(l, c);
 			return 0;
 		}
-		/* fall through */
-	case ';':
 		l->at++;
 		return end_mailbox(l, found, arg);
 	default:
