@@ -92,9 +92,7 @@ server_reset(struct smtp_server *s)
 	s->overshoot = 0;
 	s->chunk_left = 0;
 	s->skipped_bytes = 0;
-	s->mail_is_stale = s->abort_pending;
-	if (!s->mail_is_stale)
-		server_mail_clear(s);
+	s->mail_is_stale = true; /* the caller may still log it, together with the reply */
 	server_enter(s, s->said_helo ? SMTP_SERVER_READY : SMTP_SERVER_START);
 }
 
@@ -453,7 +451,7 @@ smtp_server_input(struct smtp_server *s, struct span in, bool more, size_t *used
 	*used = 0;
 	if (in.len == 0)
 		in.data = "";
-	if (s->mail_is_stale && !s->abort_pending) {
+	if (s->mail_is_stale && !s->abort_pending && !s->reply_pending) {
 		s->mail_is_stale = false;
 		server_mail_clear(s);
 	}

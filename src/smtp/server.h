@@ -142,7 +142,7 @@ enum smtp_server_state {
 struct smtp_server {
 	struct span reply; /* after REPLY: whole lines with CRLF, until the next call */
 	struct span chunk; /* after BODY: points into `in` or to a constant, until the next call */
-	struct smtp_mail mail; /* from BEGIN until committed(), refuse(), or the call after ABORT */
+	struct smtp_mail mail; /* from MAIL until the call after the reply that ends it */
 	struct span helo; /* what the client calls itself; may be empty; until the next HELO/EHLO */
 	bool esmtp;       /* it said EHLO */
 	const char
@@ -154,7 +154,7 @@ struct smtp_server {
 	enum smtp_server_state state;
 	bool abort_pending, reply_pending, close_pending;
 	bool begun;         /* the caller keeps something for this message */
-	bool mail_is_stale; /* the message is over: s->mail goes with the next call */
+	bool mail_is_stale; /* the message is over: s->mail goes when its reply was taken */
 	bool said_helo, said_auth;
 	bool input_pending;  /* the client did not wait for the answer to this line */
 	struct span refusal; /* not empty: how the message will be answered at its end */

@@ -212,22 +212,23 @@ store_address(struct smtp_server *s, const struct address *a, struct span *out)
 static enum reply
 take_mail(struct smtp_server *s, struct span arg)
 {
-	struct smtp_mail mail = { .recipients = s->mail.recipients };
+	struct smtp_mail *mail = &s->mail;
 	struct span params;
 	struct address sender;
 	enum reply r =
 	    take_path(arg, SPAN("FROM:"), REPLY_MAIL_SYNTAX, REPLY_SENDER, &sender, &params);
 
-	if (r == REPLY_OK)
-		r = server_mail_params(s, params, &mail);
 	if (r != REPLY_OK)
 		return r;
-	if (sender.is_utf8 && !mail.smtputf8)
-		return REPLY_NEEDS_SMTPUTF8;
-	if (!store_address(s, &sender, &mail.sender) ||
-	    !server_mail_store(s, mail.envid, SPAN(""), SPAN(""), &mail.envid))
+	if (!store_address(s, &sender, &mail->sender))
 		return REPLY_ADDRESS_LONG;
-	s->mail = mail;
+	r = server_mail_params(s, params, mail);
+	if (r != REPLY_OK)
+		return r;
+	if (sender.is_utf8 && !mail->smtputf8)
+		return REPLY_NEEDS_SMTPUTF8;
+	if (!server_mail_store(s, mail->envid, SPAN(""), SPAN(""), &mail->envid))
+		return REPLY_ADDRESS_LONG;
 	return REPLY_OK;
 }
 
@@ -237,6 +238,7 @@ do_mail(struct smtp_server *s, struct span arg)
 	const enum reply r = take_mail(s, arg);
 
 	if (r != REPLY_OK) {
+		s->mail.envid = (struct span){ NULL, 0 }; /* points into the line */
 		server_reset(s);
 		server_answer(s, r);
 		return;

@@ -344,6 +344,30 @@ nothing_is_read_before_the_message_is_answered(void **state)
 	smtp_server_fini(&s);
 }
 
+/* So that the log can name it. */
+static void
+a_refused_message_is_known_until_its_reply_is_out(void **state)
+{
+	static const char *const refused[] = { "BDAT 1 LAST\r\n\0",
+		"MAIL FROM:<c@x.org> SIZE=x\r\n" };
+	struct span in = { refused[0], 14 };
+	struct smtp_server s;
+	size_t used;
+
+	(void)state;
+	begin_message(&s, &plain, "RCPT TO:<b@example.com>\r\n");
+	assert_int_equal(smtp_server_input(&s, in, false, &used), SMTP_SERVER_ABORT);
+	assert_int_equal(smtp_server_input(&s, SPAN(""), false, &used), SMTP_SERVER_REPLY);
+	assert_true(span_equals(s.mail.sender, SPAN("a@example.com")));
+	assert_int_equal(s.mail.n_recipients, 2);
+	assert_int_equal(smtp_server_input(&s, SPAN(""), false, &used), SMTP_SERVER_MORE);
+	assert_int_equal(s.mail.n_recipients, 0);
+	assert_int_equal(
+	    smtp_server_input(&s, span_of(refused[1]), false, &used), SMTP_SERVER_REPLY);
+	assert_true(span_equals(s.mail.sender, SPAN("c@x.org")));
+	smtp_server_fini(&s);
+}
+
 static void
 stop_ends_a_session_anywhere(void **state)
 {
@@ -431,6 +455,7 @@ main(void)
 		cmocka_unit_test(the_354_counts_as_a_line_end),
 		cmocka_unit_test(refusals_by_the_caller),
 		cmocka_unit_test(nothing_is_read_before_the_message_is_answered),
+		cmocka_unit_test(a_refused_message_is_known_until_its_reply_is_out),
 		cmocka_unit_test(stop_ends_a_session_anywhere),
 		cmocka_unit_test(skipping_has_an_end),
 		cmocka_unit_test(the_facts_of_a_message),
