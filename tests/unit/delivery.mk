@@ -1,5 +1,5 @@
 if HAVE_CMOCKA
-delivery_unit_tests = test_retry test_queue
+delivery_unit_tests = test_retry test_queue test_classify test_secret
 check_PROGRAMS += $(delivery_unit_tests)
 TESTS += $(delivery_unit_tests)
 test_retry_SOURCES = tests/unit/test_retry.c
@@ -8,4 +8,10 @@ test_retry_LDADD = libdelivery.a libbase.a $(CMOCKA_LIBS)
 test_queue_SOURCES = tests/unit/test_queue.c
 test_queue_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_queue_LDADD = libdelivery.a libbase.a $(CMOCKA_LIBS)
+test_classify_SOURCES = tests/unit/test_classify.c
+test_classify_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+test_classify_LDADD = libdelivery.a libsmtp.a libbase.a $(CMOCKA_LIBS)
+test_secret_SOURCES = tests/unit/test_secret.c
+test_secret_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+test_secret_LDADD = libdelivery.a libbase.a $(CMOCKA_LIBS)
 endif
