@@ -77,8 +77,10 @@ print_spool(const json_t *status)
 
 	if (spool == NULL)
 		return;
-	printf("Spool       %s: %s free of %s", ctl_get(spool, "directory"),
-	    ctl_bytes(ctl_number(spool, "free_bytes")), ctl_bytes(ctl_number(spool, "size_bytes")));
+	printf("Spool       %s: %s free", ctl_get(spool, "directory"),
+	    ctl_bytes(ctl_number(spool, "free_bytes")));
+	if (ctl_number(spool, "size_bytes") > 0)
+		printf(" of %s", ctl_bytes(ctl_number(spool, "size_bytes")));
 	if (ctl_number(spool, "free_bytes") < ctl_number(spool, "min_free_bytes"))
 		printf(" - LESS than min-free (%s): mail is refused",
 		    ctl_bytes(ctl_number(spool, "min_free_bytes")));

@@ -47,7 +47,8 @@ set_timer(struct job *job, uint64_t ms)
 	event_add(job->timer, &after);
 }
 
-static void
+/* Reads what there is; returns false at the end of file. */
+static bool
 read_output(struct job *job)
 {
 	for (;;) {
@@ -58,7 +59,7 @@ read_output(struct job *job)
 
 		wipe(dropped, sizeof(dropped));
 		if (n <= 0)
-			break;
+			return n < 0 && errno == EAGAIN;
 		if (room > 0)
 			job->len += (size_t)n;
 	}
@@ -68,12 +69,10 @@ static void
 on_output(evutil_socket_t fd, short what, void *arg)
 {
 	struct job *job = arg;
-	size_t before = job->len;
 
 	(void)fd;
 	(void)what;
-	read_output(job);
-	if (job->len == before) /* end of file: the exit status is still to come */
+	if (!read_output(job)) /* the exit status is still to come */
 		event_del(job->output);
 }
 
@@ -296,7 +295,7 @@ password_runner_reaped(struct password_runner *runner, pid_t pid, int wait_statu
 
 		if (job == NULL || job->pid != pid)
 			continue;
-		read_output(job);
+		(void)read_output(job);
 		if (job->len > 0 && job->len <= WORKER_PASSWORD_MAX + 1 &&
 		    job->bytes[job->len - 1] == '\n')
 			job->len--;
