@@ -37,7 +37,7 @@ print_end(const struct ctl *ctl, const json_t *last)
 	}
 	fflush(stdout);
 	fprintf(stderr, "FAILED%s%s: %s\n", phase[0] != '\0' ? " at " : "", phase, error);
-	if (why[0] != '\0' && strcmp(why, error) != 0)
+	if (strstr(error, why) == NULL)
 		fprintf(stderr, "  why:    %s\n", why);
 	if (fix[0] != '\0')
 		fprintf(stderr, "  to do:  %s\n", fix);
