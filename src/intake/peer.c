@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -270,7 +271,40 @@ unit_of_hidden_process(struct peer_finder *finder, pid_t pid)
 	                                                                  : "";
 }
 
-/* The unit's name by PID: the only way for a unix socket. */
+/* Newer than Debian 12's headers: Linux 6.5 gives a descriptor of the process that connected, 6.13
+ * tells its cgroup. */
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+#define PEER_PIDFD_INFO_CGROUPID (1ull << 2)
+
+struct peer_pidfd_info { /* struct pidfd_info, as of its first version */
+	uint64_t mask, cgroup_id;
+	uint32_t others[12];
+};
+
+#define PEER_PIDFD_GET_INFO _IOWR(0xff, 11, struct peer_pidfd_info)
+
+/* No PID that somebody else may have by now, and no /proc that may hide it. False: an older kernel, or
+ * the client is gone. */
+static bool
+find_cgroup_of_unix(int fd, uint64_t *id)
+{
+	struct peer_pidfd_info info = { .mask = PEER_PIDFD_INFO_CGROUPID };
+	socklen_t len = sizeof(int);
+	int pidfd, r;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) < 0)
+		return false;
+	r = ioctl(pidfd, PEER_PIDFD_GET_INFO, &info);
+	close(pidfd);
+	if (r < 0 || (info.mask & PEER_PIDFD_INFO_CGROUPID) == 0)
+		return false;
+	*id = info.cgroup_id;
+	return true;
+}
+
+/* By PID, for older kernels. Where /proc hides other users' processes it stays unknown. */
 static const char *
 unit_of_process(struct peer_finder *finder, pid_t pid)
 {
@@ -410,11 +444,14 @@ find_unix(struct peer_finder *finder, int fd, struct peer *out)
 {
 	struct ucred credentials;
 	socklen_t len = sizeof(credentials);
+	uint64_t id;
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &len) < 0)
 		return;
 	out->uid = credentials.uid;
-	if (credentials.pid > 0)
+	if (finder->root != NULL && find_cgroup_of_unix(fd, &id))
+		out->unit = unit_of_cgroup(finder, id);
+	else if (credentials.pid > 0)
 		out->unit = unit_of_process(finder, credentials.pid);
 }
 

@@ -1,6 +1,6 @@
 /* peer.h - who is at the other end of an accepted connection: its address, and for a local client
  * the uid and the systemd unit, asked from the kernel at accept (no privilege needed):
- *   unix socket      SO_PEERCRED, and the unit from /proc/PID/cgroup
+ *   unix socket      SO_PEERCRED, and the cgroup from a pidfd (Linux 6.13) or /proc/PID/cgroup
  *   TCP on this host NETLINK_SOCK_DIAG finds the client's socket: its uid and its cgroup's id;
  *                    the id is the inode of a directory below /sys/fs/cgroup, whose name has the unit
  * What the kernel does not tell (other kernels, containers, a client already gone) stays unknown:

@@ -240,12 +240,14 @@ def test_unit_of_the_client_is_told(make, own):
         try:
             script = ("import os,smtplib,sys\n"
                       f"open('{name}/cgroup.procs','w').write(str(os.getpid()))\n"
-                      f"s=smtplib.SMTP('127.0.0.1',{intake.port}); s.sendmail('a@x.test',['b@x.test'],b'S: x\\r\\n\\r\\nx')\n")
+                      f"s=smtplib.SMTP('127.0.0.1',{intake.port}); s.sendmail('a@x.test',['b@x.test'],b'S: x\\r\\n\\r\\nx')\n"
+                      f"import socket; s=socket.socket(socket.AF_UNIX); s.connect('{intake.unix}'); s.recv(1)\n")
             subprocess.run(["python3", "-c", script], check=True)
         finally:
             wait_for(lambda: not (name / "cgroup.procs").read_text().strip(), 5)
             name.rmdir()
         assert intake.events("message.accepted")[0]["unit"] == name.name
+        assert [e for e in intake.events("session.opened") if e["client"].startswith("uid ") and e["unit"] == name.name]
     else:
         intake = make()
         subprocess.run(["systemd-run", "--wait", "--collect", "--unit=relayd-test-unit", "python3", "-c",
