@@ -22,6 +22,8 @@ next_buffer(void)
 	return buffers[next++ % TEXTS];
 }
 
+static void say(const char *fmt, va_list args) PRINTF_LIKE(1, 0);
+
 static void
 say(const char *fmt, va_list args)
 {
