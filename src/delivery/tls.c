@@ -419,7 +419,6 @@ tls_client_open(
 	}
 	SSL_CTX_set_min_proto_version(tls->ctx, TLS1_2_VERSION);
 	SSL_CTX_set_options(tls->ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
-	SSL_CTX_set_mode(tls->ctx, SSL_MODE_RELEASE_BUFFERS);
 	/* A pinned certificate is known itself: who signed it and for which name adds nothing. */
 	SSL_CTX_set_verify(tls->ctx,
 	    upstream->tls_verify && !tls->has_pin ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, on_verify);

@@ -6,7 +6,7 @@
 
 #include "smtp/buffer.h"
 
-#define KEEP_BYTES 32768
+#define KEEP_BYTES (128 * 1024) /* a full flight: large messages do not allocate for each */
 
 void
 smtp_buffer_fini(struct smtp_buffer *b)

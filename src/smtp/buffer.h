@@ -14,7 +14,7 @@ struct smtp_buffer {
 };
 
 void smtp_buffer_fini(struct smtp_buffer *b);
-void smtp_buffer_clear(struct smtp_buffer *b); /* keeps up to 32 KiB of room for the next time */
+void smtp_buffer_clear(struct smtp_buffer *b); /* keeps up to 128 KiB of room for the next time */
 /* Room for at least `len` bytes at the end; smtp_buffer_commit() says how many were used. */
 char *smtp_buffer_reserve(struct smtp_buffer *b, size_t len);
 void smtp_buffer_commit(struct smtp_buffer *b, size_t len);

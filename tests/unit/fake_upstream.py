@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""fake_upstream.py DIR key=value... - an SMTP server with faults, for test_conn.
+"""fake_upstream.py DIR CERTS key=value... - an SMTP server with faults, for test_conn.
 
-Makes certificates in DIR, listens on a free port of 127.0.0.1, prints the port and serves until its
+Makes certificates in CERTS/<kind> unless they are there, listens on a free port of 127.0.0.1, prints the port and serves until its
 stdin closes. Accepted messages become DIR/msg-N, all command lines DIR/log.
 
-  tls=none|starttls|implicit   version=1.2   cert=good|expired|wrong|self|expired   wants=cert
+  tls=none|starttls|implicit   version=1.2   cert=good|expired|wrong|self   wants=cert
   ext=PIPELINING,CHUNKING,...  auth=PLAIN,LOGIN,...  user=U  password=P
   fault=WORD                   one of the words in Session below
 A recipient rNNN@... is answered NNN; a sender dNNN@... has its DATA answered NNN, eNNN@... its end.
@@ -12,21 +12,25 @@ A recipient rNNN@... is answered NNN; a sender dNNN@... has its DATA answered NN
 import base64, hashlib, hmac, os, socket, ssl, subprocess, sys, threading, time
 
 DIR = sys.argv[1]
-opt = dict(a.split("=", 1) for a in sys.argv[2:])
+opt = dict(a.split("=", 1) for a in sys.argv[3:])
+CERTS = sys.argv[2] + "/" + opt.get("cert", "good")
 FAULT = opt.get("fault", "")
 lock = threading.Lock()
 count = 0
 
 
 def sh(*args):
-    subprocess.run(args, cwd=DIR, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(args, cwd=CERTS, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def make_certificates():
     """ca.pem, and server.pem (key and certificate) of the wanted kind, client.pem for us."""
     kind = opt.get("cert", "good")
+    if os.path.exists(CERTS + "/client.pem"):
+        return
+    os.makedirs(CERTS, exist_ok=True)
     name = "DNS:a.example,DNS:*.b.example" if kind == "wrong" else "DNS:localhost,IP:127.0.0.1"
-    with open(DIR + "/san", "w") as f:
+    with open(CERTS + "/san", "w") as f:
         f.write("subjectAltName=%s\n" % name)
     new = ("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     sh(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "30")
@@ -37,12 +41,12 @@ def make_certificates():
             sh("openssl", "x509", "-req", "-in", "server.csr", "-signkey", "server.key", "-extfile",
                "san", "-out", "server.crt", "-days", "30")
         elif days == "-1":  # faketime-free: a certificate that ended a day ago
-            with open(DIR + "/ca.cnf", "w") as f:
+            with open(CERTS + "/ca.cnf", "w") as f:
                 f.write("[ca]\ndefault_ca=d\n[d]\nnew_certs_dir=.\ndatabase=index\nserial=serial\n"
                         "default_md=sha256\npolicy=p\nx509_extensions=x\n[p]\ncommonName=supplied\n"
                         "[x]\nsubjectAltName=%s\n" % name)
-            open(DIR + "/index", "w").close()
-            with open(DIR + "/serial", "w") as f:
+            open(CERTS + "/index", "w").close()
+            with open(CERTS + "/serial", "w") as f:
                 f.write("01\n")
             sh("openssl", "ca", "-batch", "-config", "ca.cnf", "-in", "server.csr", "-keyfile", "ca.key",
                "-cert", "ca.pem", "-startdate", "20200101000000Z", "-enddate", "20210101000000Z",
@@ -50,19 +54,19 @@ def make_certificates():
         else:
             sh("openssl", "x509", "-req", "-in", who + ".csr", "-CA", "ca.pem", "-CAkey", "ca.key",
                "-CAcreateserial", "-extfile", "san", "-out", who + ".crt", "-days", days)
-        with open("%s/%s.pem" % (DIR, who), "w") as f:
+        with open("%s/%s.pem" % (CERTS, who), "w") as f:
             for part in (".key", ".crt"):
-                f.write(open(DIR + "/" + who + part).read())
+                f.write(open(CERTS + "/" + who + part).read())
 
 
 def context():
     c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    c.load_cert_chain(DIR + "/server.pem")
+    c.load_cert_chain(CERTS + "/server.pem")
     if opt.get("version") == "1.2":
         c.maximum_version = ssl.TLSVersion.TLSv1_2
     if opt.get("wants") == "cert":
         c.verify_mode = ssl.CERT_REQUIRED
-        c.load_verify_locations(DIR + "/ca.pem")
+        c.load_verify_locations(CERTS + "/ca.pem")
     return c
 
 
@@ -276,6 +280,8 @@ class Session:
         if self.buffer:
             return self.say("554 5.5.0 SMTP protocol synchronization")
         self.say("354 go")
+        if FAULT == "deaf":
+            time.sleep(20)
         if FAULT == "drop-body":
             raise Over
         body = b""

@@ -31,8 +31,11 @@ struct message {
 	bool finished, sent, fails;
 };
 
+static char certs[] = "/tmp/relayd-certs-XXXXXX";
+
 struct world {
 	char dir[64];
+	const char *cert; /* the kind that the server shows */
 	pid_t pid;
 	int server_stdin;
 	struct event_base *base;
@@ -47,7 +50,10 @@ struct world {
 	char trace[65536];
 	size_t trace_len;
 	char tls_name[128], mechanism[64];
-	bool stay;
+	bool stay;                           /* do not quit when all is done */
+	void (*at_ready)(struct conn *conn); /* instead of quitting */
+	void (*at_open)(struct conn *conn);
+	struct conn *conn;
 };
 
 /* ---- the server ---- */
@@ -55,12 +61,16 @@ struct world {
 static void
 start_server(struct world *w, const char *const *args)
 {
-	const char *argv[24] = { "python3", FAKE_UPSTREAM, w->dir };
-	int in[2], out[2], n = 3;
+	const char *argv[24] = { "python3", FAKE_UPSTREAM, w->dir, certs };
+	int in[2], out[2], n = 4;
 	char text[32] = "";
 
-	while (*args != NULL)
-		argv[n++] = *args++;
+	w->cert = "good";
+	for (; *args != NULL; args++) {
+		if (strncmp(*args, "cert=", 5) == 0)
+			w->cert = *args + 5;
+		argv[n++] = *args;
+	}
 	assert_int_equal(pipe(in), 0);
 	assert_int_equal(pipe(out), 0);
 	w->pid = fork();
@@ -104,7 +114,7 @@ world_begin(struct world *w, const char *const *args)
 	start_server(w, args);
 	w->base = event_base_new();
 	w->resolver = resolver_open(w->base);
-	w->upstream.tls_ca = xasprintf("%s/ca.pem", w->dir);
+	w->upstream.tls_ca = xasprintf("%s/%s/ca.pem", certs, w->cert);
 }
 
 static void
@@ -178,6 +188,8 @@ on_ready(void *ctx, struct conn *conn)
 	if (i < w->n_messages && conn_room(conn) > 0) {
 		w->messages[i].sent = true;
 		assert_int_equal(conn_send(conn, &w->messages[i].job), 0);
+	} else if (w->at_ready != NULL) {
+		w->at_ready(conn);
 	} else if (unfinished == 0 && !w->stay) {
 		conn_quit(conn);
 	}
@@ -247,7 +259,11 @@ run(struct world *w)
 		fail_msg("%s", trouble.why);
 	o.tls = w->tls;
 	w->ends = 0;
-	conn_open(&o, &events, w);
+	w->conn = conn_open(&o, &events, w);
+	assert_int_equal(w->ends, 0); /* nothing is told from inside conn_open() */
+	if (w->at_open != NULL)
+		w->at_open(w->conn);
+	assert_int_equal(w->ends, 0);
 	event_base_dispatch(w->base);
 	assert_int_equal(w->ends, 1);
 	for (size_t i = 0; i < w->n_messages; i++)
@@ -423,9 +439,6 @@ nothing_leaves_in_clear_when_tls_is_not_to_be_had(void **state)
 
 		world_begin(&w, rows[i].server);
 		if (access(w.upstream.tls_ca, R_OK) != 0) {
-			FILE *f = fopen(w.upstream.tls_ca, "w");
-
-			fclose(f);
 			free((char *)(uintptr_t)w.upstream.tls_ca);
 			w.upstream.tls_ca = NULL;
 		}
@@ -609,15 +622,15 @@ a_pinned_certificate_needs_no_ca_and_a_client_certificate_is_shown(void **state)
 	(void)state;
 	world_begin(&w, ARGS("tls=starttls", "cert=self", "wants=cert", "auth=EXTERNAL", LOGIN));
 	command = xasprintf(
-	    "openssl x509 -in %s/server.crt -outform DER | sha256sum | cut -c1-64", w.dir);
+	    "openssl x509 -in %s/self/server.crt -outform DER | sha256sum | cut -c1-64", certs);
 	f = popen(command, "r");
 	assert_non_null(fgets(hex, 65, f));
 	pclose(f);
 	free(command);
 	pin = xasprintf("sha256:%s", hex);
 	w.upstream.tls_fingerprint = pin;
-	w.upstream.tls_cert = xasprintf("%s/client.crt", w.dir);
-	w.upstream.tls_key = xasprintf("%s/client.key", w.dir);
+	w.upstream.tls_cert = xasprintf("%s/self/client.crt", certs);
+	w.upstream.tls_key = xasprintf("%s/self/client.key", certs);
 	w.secret = NULL;
 	add_message(&w, "bob@x", BODY, "ok@x");
 	run(&w);
@@ -722,6 +735,69 @@ names_and_addresses_that_lead_nowhere_say_so(void **state)
 	world_end(&w);
 }
 
+static void
+a_connection_ends_when_it_is_told_to_or_has_nothing_to_do(void **state)
+{
+	static const struct {
+		void (*at_open)(struct conn *conn), (*at_ready)(struct conn *conn);
+		uint64_t idle_ms;
+		unsigned messages;
+		enum smtp_end_kind kind;
+		enum smtp_stage stage;
+	} rows[] = {
+		{ conn_quit, NULL, 60000, 100, SMTP_END_DROPPED, SMTP_STAGE_RESOLVE },
+		{ conn_drop, NULL, 60000, 100, SMTP_END_DROPPED, SMTP_STAGE_RESOLVE },
+		{ NULL, conn_drop, 60000, 100, SMTP_END_DROPPED, SMTP_STAGE_IDLE },
+		{ NULL, NULL, 300, 100, SMTP_END_QUIT, SMTP_STAGE_QUIT }, /* by itself, when idle */
+		{ NULL, NULL, 60000, 1, SMTP_END_QUIT,
+		    SMTP_STAGE_QUIT }, /* by itself, when used up */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct world w;
+
+		world_begin(&w, ARGS("tls=none", "ext=PIPELINING"));
+		w.upstream.tls = CONFIG_TLS_NONE;
+		w.upstream.auth = CONFIG_AUTH_NONE;
+		w.upstream.idle_ms = rows[i].idle_ms;
+		w.upstream.messages_per_connection = rows[i].messages;
+		w.at_open = rows[i].at_open;
+		w.at_ready = rows[i].at_ready;
+		w.stay = true;
+		if (rows[i].at_open == NULL && rows[i].at_ready == NULL)
+			add_message(&w, "bob@x", BODY, "ok@x");
+		run(&w);
+		assert_int_equal(w.end.kind, rows[i].kind);
+		assert_int_equal(w.end.stage, rows[i].stage);
+		world_end(&w);
+	}
+}
+
+/* A peer that takes the bytes of a body too slowly is left (row 23): its window is full, and it reads no more. */
+static void
+a_peer_that_stops_reading_is_left(void **state)
+{
+	size_t size = 8 << 20;
+	char *body = xcalloc(size + 1, 1);
+	struct world w;
+
+	(void)state;
+	memset(body, 'x', size);
+	memcpy(body + size - 2, "\r\n", 2);
+	world_begin(&w, ARGS("tls=none", "ext=PIPELINING", "fault=deaf"));
+	w.upstream.tls = CONFIG_TLS_NONE;
+	w.upstream.auth = CONFIG_AUTH_NONE;
+	w.upstream.command_timeout_ms = 500;
+	add_message(&w, "bob@x", body, "ok@x");
+	run(&w);
+	assert_int_equal(w.end.kind, SMTP_END_TIMEOUT);
+	assert_int_equal(w.end.stage, SMTP_STAGE_BODY);
+	assert_int_equal(w.messages[0].verdicts[0], VERDICT_UNSENT);
+	free(body);
+	world_end(&w);
+}
+
 int
 main(void)
 {
@@ -737,9 +813,18 @@ main(void)
 		cmocka_unit_test(a_second_connection_resumes_the_first_one_s_session),
 		cmocka_unit_test(a_large_message_flows_and_an_unreadable_one_is_never_completed),
 		cmocka_unit_test(names_and_addresses_that_lead_nowhere_say_so),
+		cmocka_unit_test(a_connection_ends_when_it_is_told_to_or_has_nothing_to_do),
+		cmocka_unit_test(a_peer_that_stops_reading_is_left),
 	};
 
+	char command[64];
+	int r;
+
 	signal(SIGPIPE, SIG_IGN);
-	alarm(120);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	alarm(240);
+	if (mkdtemp(certs) == NULL)
+		return 99;
+	r = cmocka_run_group_tests(tests, NULL, NULL);
+	snprintf(command, sizeof(command), "rm -rf %s", certs);
+	return system(command) != 0 ? 99 : r;
 }

@@ -135,9 +135,8 @@ each_mechanism_says_what_its_rfc_says(void **state)
 	}
 }
 
-/* RFC 7677 section 3 and RFC 5802 section 5, as the library computes them: its client with the
- * documents' nonce. (Ours lets the library choose the nonce, so the exchange as a whole is tested
- * against the library's server below, and against Python's arithmetic in test_conn.) */
+/* Against the library's own server; test_conn does it again against Python's arithmetic. (The example of
+ * RFC 7677 needs the client's nonce to be chosen, which libgsasl does not let us do.) */
 static int
 server_callback(Gsasl *library, Gsasl_session *session, Gsasl_property property)
 {
