@@ -14,6 +14,7 @@
 #include "base/config.h"
 #include "sendmail/args.h"
 #include "sendmail/letter.h"
+#include "sendmail/reach.h"
 #include "sendmail/submit.h"
 
 static int
@@ -37,7 +38,7 @@ find_socket(void)
 	static char path[PATH_MAX];
 	struct config *config;
 
-	snprintf(path, sizeof(path), "%s", SUBMIT_SOCKET);
+	snprintf(path, sizeof(path), "%s", REACH_SOCKET);
 	if (config_load(RELAYD_SYSCONFDIR "/relayd.conf", ignore_problem, NULL, &config) != 0)
 		return path;
 	for (size_t i = 0; i < config->n_listen; i++)
@@ -58,7 +59,7 @@ open_connection(const struct sendmail_args *args)
 		where += 5;
 	if (where != NULL && where[0] == '\0')
 		where = NULL;
-	return submit_connect(where, where == NULL ? find_socket() : "");
+	return reach_relayd(where, where == NULL ? find_socket() : "");
 }
 
 /* Who calls, as the password file knows him; GECOS up to the first comma is the name. */

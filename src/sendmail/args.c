@@ -1,3 +1,4 @@
+/* args.c - see args.h. The table of options says what becomes of each letter. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,3 +1,4 @@
+/* letter.c - see letter.h. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

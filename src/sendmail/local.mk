@@ -1,7 +1,7 @@
 # relayd-sendmail: sendmail(1), neither setuid nor setgid.
 noinst_LIBRARIES += libsendmail.a
 libsendmail_a_SOURCES = src/sendmail/args.h src/sendmail/args.c src/sendmail/letter.h \
-	src/sendmail/letter.c src/sendmail/submit.h src/sendmail/submit.c
+	src/sendmail/letter.c src/sendmail/reach.h src/sendmail/reach.c src/sendmail/submit.h src/sendmail/submit.c
 libsendmail_a_CFLAGS = $(AM_CFLAGS)
 
 sbin_PROGRAMS += relayd-sendmail

@@ -1,12 +1,9 @@
-#include <arpa/inet.h>
+/* submit.c - see submit.h. */
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -15,7 +12,6 @@
 #include "smtp/address.h"
 
 enum {
-	WAIT_S = 300,        /* for one answer, or for room to write */
 	WAIT_STORED_S = 600, /* for the answer to the message: RFC 5321 4.5.3.2.6 */
 	TEXT_MAX = 512,
 	LINES_MAX = 100,
@@ -31,92 +27,6 @@ struct talk {
 	bool has_size, has_8bitmime, has_smtputf8, has_dsn;
 	int error; /* -errno, or -ECONNRESET for the end of the connection */
 };
-
-/* ---- Connecting ---- */
-
-static int
-connect_to(const struct sockaddr *sa, socklen_t len)
-{
-	const int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	const struct timeval wait = { .tv_sec = WAIT_S };
-	int r;
-
-	if (fd < 0)
-		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0 ||
-	    connect(fd, sa, len) < 0) {
-		r = -errno;
-		close(fd);
-		return r;
-	}
-	return fd;
-}
-
-static int
-connect_unix(const char *path)
-{
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
-
-	if (strlen(path) >= sizeof(sun.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(sun.sun_path, path, strlen(path) + 1);
-	return connect_to((const struct sockaddr *)&sun, sizeof(sun));
-}
-
-/* "127.0.0.1:25" or "[::1]:25". Loopback only: nobody can be made to send mail elsewhere. */
-static int
-connect_loopback(const char *where)
-{
-	const char *colon = strrchr(where, ':');
-	struct sockaddr_in sin = { .sin_family = AF_INET };
-	struct sockaddr_in6 sin6 = { .sin6_family = AF_INET6 };
-	char host[64];
-	char *end;
-	unsigned long port;
-
-	if (colon == NULL || (size_t)(colon - where) >= sizeof(host))
-		return -EINVAL;
-	memcpy(host, where, (size_t)(colon - where));
-	host[colon - where] = '\0';
-	port = strtoul(colon + 1, &end, 10);
-	if (*end != '\0' || port == 0 || port > 65535)
-		return -EINVAL;
-	if (strcmp(host, "[::1]") == 0) {
-		sin6.sin6_addr = in6addr_loopback;
-		sin6.sin6_port = htons((uint16_t)port);
-		return connect_to((const struct sockaddr *)&sin6, sizeof(sin6));
-	}
-	if (inet_pton(AF_INET, host, &sin.sin_addr) != 1 || ntohl(sin.sin_addr.s_addr) >> 24 != 127)
-		return -EINVAL;
-	sin.sin_port = htons((uint16_t)port);
-	return connect_to((const struct sockaddr *)&sin, sizeof(sin));
-}
-
-int
-submit_connect(const char *where, const char *socket_path)
-{
-	int fd, r;
-
-	if (where != NULL) {
-		fd = where[0] == '/' ? connect_unix(where) : connect_loopback(where);
-		if (fd < 0)
-			fprintf(stderr, "relayd-sendmail: cannot reach relayd at %s: %s\n", where,
-			    fd == -EINVAL ? "not a path nor a loopback address with a port"
-			                  : strerror(-fd));
-		return fd;
-	}
-	r = connect_unix(socket_path);
-	if (r >= 0)
-		return r;
-	fd = connect_loopback("127.0.0.1:25");
-	if (fd < 0)
-		fprintf(stderr,
-		    "relayd-sendmail: cannot reach relayd: %s: %s; 127.0.0.1:25: %s; is it "
-		    "running?\n",
-		    socket_path, strerror(-r), strerror(-fd));
-	return fd;
-}
 
 /* ---- Talking ---- */
 

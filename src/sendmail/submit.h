@@ -1,5 +1,4 @@
-/* submit.h - brings a letter to relayd: by its unix socket, else by 127.0.0.1:25; SMTP, with no
- * rights but those of the caller. Says one line on stderr when something is wrong. */
+/* submit.h - gives a letter to relayd, by SMTP, with no rights but those of the caller. Says one line on stderr when something is wrong. */
 #ifndef RELAYD_SENDMAIL_SUBMIT_H
 #define RELAYD_SENDMAIL_SUBMIT_H
 
@@ -9,17 +8,11 @@
 #include "sendmail/args.h"
 #include "sendmail/letter.h"
 
-#define SUBMIT_SOCKET "/run/relayd/submit"
-
 /* Who writes: for MAIL FROM, and for From where it is missing. */
 struct submit_sender {
 	const char *address;   /* "" is <>; may be without a domain */
 	const char *full_name; /* may be empty */
 };
-
-/* Connects: to `where` ("/path", "127.0.0.1:25", "[::1]:25"; loopback only), or if it is NULL to `socket`
- * and then to 127.0.0.1:25. Gives a connected descriptor, or -errno after a line on stderr. */
-int submit_connect(const char *where, const char *socket_path) MUST_CHECK;
 
 /* The exit code (sysexits): 0 only after the 250 to the last byte (I1). Takes fd. */
 int submit_letter(int fd, const struct sendmail_args *args, const struct submit_sender *sender,

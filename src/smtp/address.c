@@ -1,3 +1,4 @@
+/* address.c - see address.h. */
 #include <stdint.h>
 #include <string.h>
 

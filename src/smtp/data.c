@@ -1,3 +1,4 @@
+/* data.c - see data.h for the rules and the table. */
 #include <string.h>
 
 #include "smtp/data.h"

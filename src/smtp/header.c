@@ -1,3 +1,4 @@
+/* header.c - see header.h. */
 #include <errno.h>
 #include <string.h>
 

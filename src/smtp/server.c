@@ -1,3 +1,4 @@
+/* server.c - see server.h. Lines come in, answers go out, and a transaction ends in one function. */
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -6,7 +7,7 @@
 
 #include "smtp/server_internal.h"
 
-enum { DISCARD_MIN = 16 << 20, LINE_KEPT = 1024 };
+enum { LINE_KEPT = 1024 };
 
 /* ---- State, answers ---- */
 
@@ -27,8 +28,8 @@ server_enter(struct smtp_server *s, enum smtp_server_state state)
 	s->state = state;
 }
 
-static void
-answer_span(struct smtp_server *s, struct span reply)
+void
+server_answer_span(struct smtp_server *s, struct span reply)
 {
 	const unsigned most = s->options->max_errors > 0 ? s->options->max_errors : 20;
 
@@ -46,7 +47,7 @@ answer_span(struct smtp_server *s, struct span reply)
 void
 server_answer(struct smtp_server *s, enum reply reply)
 {
-	answer_span(s, server_reply(reply));
+	server_answer_span(s, server_reply(reply));
 }
 
 void
@@ -59,7 +60,7 @@ server_answer_text(struct smtp_server *s, const char *fmt, ...)
 	n = vsnprintf(s->text, sizeof(s->text), fmt, ap);
 	va_end(ap);
 	assert(n > 0 && (size_t)n < sizeof(s->text));
-	answer_span(s, (struct span){ s->text, (size_t)n });
+	server_answer_span(s, (struct span){ s->text, (size_t)n });
 }
 
 void
@@ -96,24 +97,8 @@ server_reset(struct smtp_server *s)
 	server_enter(s, s->said_helo ? SMTP_SERVER_READY : SMTP_SERVER_START);
 }
 
-void
-server_refuse_message(struct smtp_server *s, struct span reply)
-{
-	s->refusal = reply;
-	s->abort_pending |= s->begun;
-	s->begun = false;
-}
-
-void
-server_begin_content(struct smtp_server *s, bool dots)
-{
-	data_begin(&s->data, dots, s->options->nul == SMTP_NUL_SPACE);
-	header_scan_begin(&s->header);
-	s->skipped_bytes = 0;
-}
-
-static enum smtp_server_action
-next_pending(struct smtp_server *s)
+enum smtp_server_action
+server_next_pending(struct smtp_server *s)
 {
 	if (s->abort_pending) {
 		s->abort_pending = false;
@@ -132,162 +117,6 @@ static bool
 has_pending(const struct smtp_server *s)
 {
 	return s->abort_pending || s->reply_pending || s->close_pending;
-}
-
-/* ---- Content ---- */
-
-/* What the content itself says against the message. */
-static void
-judge_content(struct smtp_server *s)
-{
-	const unsigned hops = s->options->max_received > 0 ? s->options->max_received : 100;
-	const uint64_t most = s->options->max_message_bytes;
-	const bool is_bare = s->data.has_bare_cr || s->data.has_bare_lf;
-
-	if (s->refusal.len > 0)
-		return;
-	if (most > 0 && s->mail.body_bytes > most)
-		server_refuse_message(s, server_reply(REPLY_TOO_LARGE));
-	else if (s->data.has_nul && s->options->nul == SMTP_NUL_REJECT)
-		server_refuse_message(s, server_reply(REPLY_NUL));
-	else if (is_bare && s->options->line_end == SMTP_LINE_END_REJECT)
-		server_refuse_message(s, server_reply(REPLY_BARE));
-	else if (s->header.facts.received >= hops)
-		server_refuse_message(s, server_reply(REPLY_LOOP));
-}
-
-/* Is s->chunk part of a message that is still wanted? */
-static bool
-keep_chunk(struct smtp_server *s)
-{
-	if (s->refusal.len > 0)
-		return false;
-	s->mail.body_bytes += s->chunk.len;
-	if (!s->header.is_over)
-		header_scan_take(&s->header, s->chunk);
-	judge_content(s);
-	return s->refusal.len == 0;
-}
-
-/* D6: what is thrown away is read to its end, but not for ever. */
-static bool
-is_skipped_enough(struct smtp_server *s, size_t n)
-{
-	const uint64_t most = s->options->max_message_bytes;
-
-	if (s->refusal.len == 0)
-		return false;
-	s->skipped_bytes += n;
-	return s->skipped_bytes > (most > DISCARD_MIN ? most : DISCARD_MIN);
-}
-
-static enum smtp_server_action
-commit(struct smtp_server *s)
-{
-	header_scan_finish(&s->header);
-	s->mail.header = s->header.facts;
-	s->mail.has_8bit = s->data.has_8bit;
-	s->begun = false; /* from here on the caller answers for it */
-	server_enter(s, SMTP_SERVER_COMMITTING);
-	return SMTP_SERVER_COMMIT;
-}
-
-/* The message is over and refused. */
-static enum smtp_server_action
-answer_refusal(struct smtp_server *s)
-{
-	const struct span refusal = s->refusal;
-
-	server_reset(s);
-	answer_span(s, refusal);
-	return next_pending(s);
-}
-
-static enum smtp_server_action
-take_data(struct smtp_server *s, struct span in, size_t *used)
-{
-	s->command = "end of data";
-	for (;;) {
-		size_t n;
-		const enum data_event event = data_take(&s->data, in, &n, &s->chunk);
-
-		*used += n;
-		in = span_skip(in, n);
-		if (is_skipped_enough(s, n)) {
-			server_close(s, REPLY_ENDLESS);
-			return next_pending(s);
-		}
-		if (event == DATA_CHUNK && keep_chunk(s))
-			return SMTP_SERVER_BODY;
-		if (event == DATA_END)
-			judge_content(s);
-		if (s->abort_pending && event != DATA_END)
-			return next_pending(s);
-		if (event == DATA_END)
-			return s->refusal.len > 0 ? answer_refusal(s) : commit(s);
-		if (event == DATA_MORE)
-			return SMTP_SERVER_MORE;
-	}
-}
-
-/* B3: after an error in the middle, what is left of the message is skipped. */
-static enum smtp_server_action
-end_of_refused_chunk(struct smtp_server *s)
-{
-	const struct span refusal = s->refusal;
-
-	server_reset(s);
-	if (!s->chunk_is_last)
-		server_enter(s, SMTP_SERVER_BDAT_ERROR);
-	answer_span(s, refusal);
-	return next_pending(s);
-}
-
-static enum smtp_server_action
-end_of_chunk(struct smtp_server *s)
-{
-	if (s->refusal.len == 0 && s->chunk_is_last) {
-		s->chunk = data_finish(&s->data);
-		if (s->chunk.len > 0 && keep_chunk(s))
-			return SMTP_SERVER_BODY;
-	}
-	judge_content(s);
-	if (s->refusal.len > 0)
-		return end_of_refused_chunk(s);
-	if (s->chunk_is_last)
-		return commit(s);
-	server_enter(s, SMTP_SERVER_BDAT);
-	server_answer(s, REPLY_OK);
-	return next_pending(s);
-}
-
-static enum smtp_server_action
-take_chunk(struct smtp_server *s, struct span in, size_t *used)
-{
-	s->command = "BDAT";
-	if (in.len > s->chunk_left)
-		in.len = (size_t)s->chunk_left;
-	while (s->chunk_left > 0) {
-		size_t n = in.len;
-		enum data_event event = DATA_MORE;
-
-		if (s->refusal.len == 0)
-			event = data_take(&s->data, in, &n, &s->chunk);
-		s->chunk_left -= n;
-		*used += n;
-		in = span_skip(in, n);
-		if (is_skipped_enough(s, n)) {
-			server_close(s, REPLY_ENDLESS);
-			return next_pending(s);
-		}
-		if (event == DATA_CHUNK && keep_chunk(s))
-			return SMTP_SERVER_BODY;
-		if (s->abort_pending)
-			return next_pending(s);
-		if (in.len == 0 && s->chunk_left > 0)
-			return SMTP_SERVER_MORE;
-	}
-	return end_of_chunk(s);
 }
 
 /* ---- Command lines ---- */
@@ -354,6 +183,7 @@ perform_line(struct smtp_server *s, struct span line)
 
 	line.len -= has_cr ? 2 : 1;
 	s->command = "command";
+	s->argument = SPAN("");
 	if (++s->commands > most)
 		server_close(s, REPLY_TOO_MANY_COMMANDS);
 	else if (!has_cr && s->options->line_end == SMTP_LINE_END_REJECT)
@@ -384,7 +214,7 @@ take_line(struct smtp_server *s, struct span in, bool more, size_t *used)
 	if (s->state == SMTP_SERVER_START && s->line_len == 0 && in.data[0] == 0x16) {
 		s->command = "command";
 		server_close(s, REPLY_TLS_HELLO); /* a TLS client would wait for us for ever */
-		return next_pending(s);
+		return server_next_pending(s);
 	}
 	if (lf == NULL || s->line_len > 0 || s->line_is_long || line.len > most) {
 		add_to_line(s, line);
@@ -393,7 +223,7 @@ take_line(struct smtp_server *s, struct span in, bool more, size_t *used)
 	if (s->skipped_bytes > SMTP_LINE_SKIP_MAX) {
 		s->command = "command";
 		server_close(s, REPLY_LINE_ENDLESS);
-		return next_pending(s);
+		return server_next_pending(s);
 	}
 	if (lf == NULL)
 		return SMTP_SERVER_MORE;
@@ -409,8 +239,9 @@ take_line(struct smtp_server *s, struct span in, bool more, size_t *used)
 	if (begins && s->begun)
 		return SMTP_SERVER_BEGIN; /* the reply waits for what the caller says */
 	if (has_pending(s))
-		return next_pending(s);
-	return take_chunk(s, span_skip(in, *used), used); /* BDAT is answered behind its bytes */
+		return server_next_pending(s);
+	return server_take_chunk(
+	    s, span_skip(in, *used), used); /* BDAT is answered behind its bytes */
 }
 
 static enum smtp_server_action
@@ -419,11 +250,11 @@ greet(struct smtp_server *s, bool is_early)
 	s->command = "connection";
 	if (is_early) {
 		server_close(s, REPLY_SYNC);
-		return next_pending(s);
+		return server_next_pending(s);
 	}
 	server_enter(s, SMTP_SERVER_START);
 	server_answer_text(s, "220 %.255s ESMTP relayd\r\n", s->options->hostname);
-	return next_pending(s);
+	return server_next_pending(s);
 }
 
 /* ---- The contract ---- */
@@ -456,14 +287,14 @@ smtp_server_input(struct smtp_server *s, struct span in, bool more, size_t *used
 		server_mail_clear(s);
 	}
 	if (has_pending(s))
-		return next_pending(s);
+		return server_next_pending(s);
 	switch (s->state) {
 	case SMTP_SERVER_GREETING:
 		return greet(s, in.len > 0 || more);
 	case SMTP_SERVER_DATA:
-		return take_data(s, in, used);
+		return server_take_data(s, in, used);
 	case SMTP_SERVER_CHUNK:
-		return take_chunk(s, in, used);
+		return server_take_chunk(s, in, used);
 	case SMTP_SERVER_COMMITTING:
 		return SMTP_SERVER_WAIT;
 	case SMTP_SERVER_CLOSED:
@@ -482,7 +313,7 @@ smtp_server_refuse(struct smtp_server *s, const char *reply)
 	if ((s->state == SMTP_SERVER_MAIL && s->reply_pending) ||
 	    s->state == SMTP_SERVER_COMMITTING) {
 		server_reset(s);
-		answer_span(s, line);
+		server_answer_span(s, line);
 	} else if (!is_between_messages(s->state) && s->state != SMTP_SERVER_CLOSED) {
 		server_refuse_message(s, line);
 	}
@@ -510,6 +341,7 @@ smtp_server_stop(struct smtp_server *s, const char *reply)
 		return;
 	s->close_pending = true;
 	s->command = "connection";
+	s->argument = SPAN("");
 	server_reset(s);
 	s->reply = reply_line(reply, s->refusal_text);
 	s->reply_pending = true;

@@ -55,6 +55,7 @@
 #define SMTP_LINE_SKIP_MAX 65536    /* bytes of an overlong line that are skipped before a 421 */
 #define SMTP_ENVELOPE_MAX (2 << 20) /* bytes of all addresses and parameters of one message */
 #define SMTP_HELO_MAX 255
+#define SMTP_ARGUMENT_MAX 160
 #define SMTP_REPLY_MAX 512 /* bytes of one reply line, CRLF included (RFC 5321 4.5.3.1.5) */
 
 enum smtp_server_action {
@@ -147,6 +148,8 @@ struct smtp_server {
 	bool esmtp;       /* it said EHLO */
 	const char
 	    *command; /* what `reply` answers, for logs: "MAIL", "RCPT", "end of data", ... */
+	struct span
+	    argument; /* what stood behind it, cut off after some bytes; nothing of AUTH (I10) */
 	uint64_t n_messages; /* accepted in this session */
 
 	/* Private. */
@@ -169,6 +172,7 @@ struct smtp_server {
 	bool line_is_long;
 	struct smtp_arena *arena; /* everything that s->mail points to */
 	size_t arena_bytes, recipients_size;
+	char argument_text[SMTP_ARGUMENT_MAX];
 	char helo_text[SMTP_HELO_MAX];
 	char text[SMTP_REPLY_MAX * 2];
 	char refusal_text[SMTP_REPLY_MAX];

@@ -1,6 +1,11 @@
-/* server_internal.h - what the files of the server session share: server.c (the machine), server_verbs.c
- * (the commands), server_params.c (what stands behind MAIL and RCPT), server_replies.c (what it
- * says), server_mail.c (the envelope's memory). Nobody else includes it. */
+/* server_internal.h - what the files of the server session share:
+ *   server.c          the machine: lines, answers, the end of a transaction
+ *   server_verbs.c    the commands
+ *   server_params.c   what stands behind the address of MAIL and RCPT
+ *   server_content.c  what follows DATA and BDAT
+ *   server_replies.c  what it says
+ *   server_mail.c     the envelope's memory
+ * Nobody else includes it. */
 #ifndef RELAYD_SMTP_SERVER_INTERNAL_H
 #define RELAYD_SMTP_SERVER_INTERNAL_H
 
@@ -78,9 +83,15 @@ void server_answer_text(struct smtp_server *s, const char *fmt, ...) PRINTF_LIKE
 void server_close(struct smtp_server *s, enum reply reply); /* answers and ends the session */
 /* The one function that ends a transaction (D11): to READY, or START if no HELO was said. */
 void server_reset(struct smtp_server *s);
-/* The message under way is refused at its end; what is still to come of it is skipped. */
+void server_answer_span(struct smtp_server *s, struct span reply);
+/* What is to be told to the caller: ABORT, then the reply, then CLOSE. */
+enum smtp_server_action server_next_pending(struct smtp_server *s);
+
+/* server_content.c: the message under way is refused at its end; what is still to come is skipped. */
 void server_refuse_message(struct smtp_server *s, struct span reply);
 void server_begin_content(struct smtp_server *s, bool dots);
+enum smtp_server_action server_take_data(struct smtp_server *s, struct span in, size_t *used);
+enum smtp_server_action server_take_chunk(struct smtp_server *s, struct span in, size_t *used);
 
 /* server_verbs.c: performs one command line. True: a message begins (BEGIN). */
 bool server_command(struct smtp_server *s, struct span line);

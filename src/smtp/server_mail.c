@@ -1,3 +1,4 @@
+/* server_mail.c - the memory of one envelope: bounded (I9), and none in an idle session but one block. */
 #include <stdlib.h>
 
 #include "smtp/server_internal.h"

@@ -1,3 +1,4 @@
+/* server_params.c - what stands behind the address of MAIL and RCPT. */
 #include "smtp/address.h"
 #include "smtp/server_internal.h"
 

@@ -1,3 +1,4 @@
+/* server_replies.c - everything that the server says. */
 #include "smtp/server_internal.h"
 
 /* What the server says, for a person who reads it in the log of a program that wanted to send mail.

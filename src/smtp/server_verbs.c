@@ -1,3 +1,4 @@
+/* server_verbs.c - the commands of the server session: the table at the end says when each is valid. */
 #include "smtp/address.h"
 #include "smtp/server_internal.h"
 
@@ -157,6 +158,7 @@ void
 server_auth_line(struct smtp_server *s, struct span line)
 {
 	s->command = "AUTH";
+	s->argument = SPAN("");
 	if (span_equals(line, SPAN("*"))) {
 		server_enter(s, SMTP_SERVER_READY);
 		server_answer(s, REPLY_AUTH_CANCELLED);
@@ -454,6 +456,19 @@ trimmed(struct span text)
 	return text;
 }
 
+/* For the log: which address was it that was refused? */
+static void
+note_argument(struct smtp_server *s, const struct verb *verb, struct span arg)
+{
+	size_t len = arg.len < SMTP_ARGUMENT_MAX ? arg.len : SMTP_ARGUMENT_MAX;
+
+	if (verb == NULL || verb->run == do_auth)
+		len = 0; /* it may be a password */
+	if (len > 0)
+		memcpy(s->argument_text, arg.data, len);
+	s->argument = (struct span){ s->argument_text, len };
+}
+
 bool
 server_command(struct smtp_server *s, struct span line)
 {
@@ -461,7 +476,10 @@ server_command(struct smtp_server *s, struct span line)
 	const size_t name_len = space != NULL ? (size_t)(space - line.data) : line.len;
 	const struct verb *verb = find_verb((struct span){ line.data, name_len });
 
+	const struct span arg = trimmed(span_skip(line, name_len));
+
 	s->command = verb != NULL ? verb->name : "command";
+	note_argument(s, verb, arg);
 	if (verb == NULL) {
 		server_answer(s, REPLY_UNKNOWN);
 		return false;
@@ -474,6 +492,6 @@ server_command(struct smtp_server *s, struct span line)
 		server_answer(s, out_of_order(s, verb));
 		return false;
 	}
-	verb->run(s, trimmed(span_skip(line, name_len)));
+	verb->run(s, arg);
 	return verb->run == do_mail && s->state == SMTP_SERVER_MAIL;
 }

@@ -1,3 +1,4 @@
+/* trace.c - see trace.h. */
 #include <stdio.h>
 
 #include "smtp/trace.h"
