@@ -15,9 +15,6 @@
 #include "delivery/upstream.h"
 
 #define FOLLOW_AT_ONCE 512 /* messages read from segments before the loop turns */
-#define OUTCOMES_WAITING                                                                           \
-	4096 /* more on their way to the disk: send no more (each is a possible
-				 * duplicate if we die now) */
 #define TICK_MS 1000
 #define CLOCK_JUMP_MS 60000
 
@@ -240,8 +237,7 @@ on_pump(evutil_socket_t fd, short what, void *arg)
 	follow(d);
 	outcomes_pump(d);
 	now_ms = os_boot_ms();
-	d->is_full = outcomes_waiting(d) > OUTCOMES_WAITING || outcomes_are_failed(d) ||
-	             spool_writer_is_failed(d->journal);
+	d->is_full = outcomes_are_failed(d) || spool_writer_is_failed(d->journal);
 	queue_wake(d->queue, now_ms);
 	for (unsigned i = 0; i < d->config->n_upstreams && d->config->n_upstreams > 1; i++) {
 		if (d->upstreams[i]->breaker.state == BREAKER_CLOSED)

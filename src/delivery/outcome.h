@@ -70,7 +70,9 @@ void outcome_commit(struct outcome *o);
 void outcome_journal(struct outcome *o);
 void outcome_wait(struct outcome *o);
 
-size_t outcomes_waiting(const struct delivery *d);  /* not yet durable */
+size_t outcomes_waiting(const struct delivery *d); /* not yet durable */
+/* With more on their way to the disk nothing new is sent: each would be repeated if we died now. */
+#define OUTCOMES_WAITING_MAX 256
 bool outcomes_are_failed(const struct delivery *d); /* some wait for a spool that does not work */
 /* Try again what failed, if the spool works. */
 void outcomes_pump(struct delivery *d);

@@ -222,6 +222,7 @@ link_feed(struct link *link, uint64_t now_ms)
 		enum pace_limit limit;
 
 		if (u->breaker.state == BREAKER_OPEN || d->stopping || d->is_full ||
+		    outcomes_waiting(d) > OUTCOMES_WAITING_MAX ||
 		    (u->breaker.state == BREAKER_PROBING && (!link->is_probe || link->probe_sent)))
 			return;
 		if (queue_count_ready(d->queue, u->index) == 0)
