@@ -21,13 +21,14 @@ def scratch():
     path = pathlib.Path(tempfile.mkdtemp(prefix="relayd-e2e."))
     path.chmod(0o755)
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    if not os.environ.get("E2E_KEEP"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
 def own(scratch, request):
     """This test's directory."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix=request.node.originalname[:40] + ".", dir=scratch))
+    path = pathlib.Path(tempfile.mkdtemp(prefix=request.node.originalname[5:25] + ".", dir=scratch))
     path.chmod(0o755)
     return path
 
@@ -81,11 +82,16 @@ def programs(scratch):
 
 @pytest.fixture
 def relayd(programs, own, request):
-    """This test's relayd, not started yet. Its log is shown if the test fails."""
+    """This test's relayd, not started yet. Its log is shown if the test fails. No test is good if a
+    worker died in it by itself (I8), or a sanitizer complained."""
     daemon = Relayd(programs, own / "relayd")
     request.node.relayd = daemon
     yield daemon
-    daemon.stop()
+    status = daemon.stop()
+    died = [event for event in daemon.events("worker.died") if event["pid"] not in daemon.killed]
+    assert not died, died
+    assert "Sanitizer" not in daemon.log(), daemon.log()[-20000:]
+    assert status in (None, 0), f"relayd ended with {status}"
 
 
 @pytest.hookimpl(hookwrapper=True)

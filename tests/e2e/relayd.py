@@ -55,7 +55,7 @@ class Relayd:
         self.control, self.submit = self.where / "run" / "control", self.where / "run" / "submit"
         self.spool, self.config = self.where / "spool", self.where / "relayd.conf"
         self.log_path = self.where / "log"
-        self.process = None
+        self.process, self.killed = None, set()
         self.settings = {
             "hostname": "relay.test", "postmaster": "postmaster@relay.test", "user": self.user,
             f'listen "127.0.0.1:{self.port}"': {}, f'listen "unix:{self.submit}"': {},
@@ -64,8 +64,8 @@ class Relayd:
         }
         for name, value in settings.items():
             self.set(name, value)
-        for directory in (self.spool, self.where / "run"):
-            directory.mkdir(mode=0o755, exist_ok=True)
+        for directory, mode in ((self.spool, 0o700), (self.where / "run", 0o755)):
+            directory.mkdir(mode=mode, exist_ok=True)
             if self.user:
                 shutil.chown(directory, self.user)
 
@@ -126,22 +126,30 @@ class Relayd:
         """Stops it as an operator would; gives the exit status."""
         if not self.process:
             return None
-        if self.process.poll() is None:
+        pids = self.pids() if self.process.poll() is None else []
+        if pids:
             self.process.terminate()
         try:
             return self.process.wait(seconds)
         finally:
-            self.kill_all()
+            for pid in pids:
+                if command_name(pid) in PROGRAMS:
+                    self.kill(pid)
+            self.process.wait()
             self.process = None
 
     def kill_all(self):
         """kill -9 of everything at once: what a power cut leaves, except for the disk."""
-        for pid in [self.process.pid] + self.pids()[1:]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        for pid in self.pids():
+            self.kill(pid)
         self.process.wait()
+
+    def kill(self, pid):
+        self.killed.add(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     def reload(self):
         self.write_config()

@@ -37,7 +37,7 @@ def test_bodies_arrive_bit_for_bit(relayd, sink, chunking):
 
 
 def test_20_mib_arrive_bit_for_bit(relayd, sink):
-    body = b"".join(os.urandom(36).hex().encode() + b"\r\n" for _ in range(1000)) * 283
+    body = b"".join(os.urandom(36).hex().encode() + b"\r\n" for _ in range(1000)) * 284
     assert len(body) > 20 << 20
     relayd.to_sink(sink).start()
     sent = relayd.send("20 MiB", body=body)

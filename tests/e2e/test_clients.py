@@ -54,7 +54,7 @@ def test_smtplib(running, sink):
         message["From"], message["To"], message["Subject"] = "app@example.net", "rcpt@example.net", "smtplib"
         message.set_content("Grüße\n")
         smtp.send_message(message)
-    assert email.message_from_bytes(sink.wait_subject("smtplib").data).get_payload(decode=True).decode() == "Grüße\n"
+    assert email.message_from_bytes(sink.wait_subject("smtplib").data).get_payload(decode=True).decode() == "Grüße\r\n"
 
 
 def test_smtputf8(running, sink):

