@@ -262,8 +262,8 @@ log_reply(const struct session *s)
 	peer_print(&s->peer, client);
 	log_event(LOG_WARNING, is_limit ? "session.limited" : "message.rejected",
 	    LOG_FIELDS(KV_SPAN("reply", ((struct span){ reply.data, reply.len - 2 })),
-	        KV_STR("command", s->smtp.command), KV_SPAN("sender", s->smtp.mail.sender),
-	        KV_WHO(s, client)));
+	        KV_STR("command", s->smtp.command), KV_SPAN("argument", s->smtp.argument),
+	        KV_SPAN("sender", s->smtp.mail.sender), KV_WHO(s, client)));
 }
 
 static void
