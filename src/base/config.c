@@ -665,6 +665,10 @@ apply_upstreams(struct draft *draft, cfg_t *cfg)
 		config->upstreams[i].name = xstrdup(block->title);
 		config->upstreams[i].line = block->place.line;
 		apply_block(draft, block, i);
+		if (config->upstreams[i].place == NULL)
+			config->upstreams[i].place = xasprintf("%s:%u",
+			    block->place.file != NULL ? block->place.file : config->path,
+			    block->place.line);
 	}
 }
 

@@ -61,6 +61,7 @@ struct config_upstream {
 	const char *name;
 	unsigned
 	    line; /* where its block stands in the file, for messages that say what to change */
+	const char *place;  /* "FILE:LINE" of its block, for messages; a worker is told it too */
 	const char *preset; /* NULL: none. What it gives is already in the fields below. */
 	const char *region; /* NULL: none. The preset made the host of it. */
 	const char *host;

@@ -54,7 +54,7 @@ print_option(FILE *out, const struct option *option, const void *base, bool mask
 {
 	char value[VALUE_MAX];
 
-	if (!option_get(option, base, value, sizeof(value)))
+	if (!option_get(option, base, value, sizeof(value)) || (masked && option->meaning == NULL))
 		return;
 	if (masked)
 		mask(option, base, value);
@@ -111,6 +111,8 @@ print_template_option(FILE *out, const struct option *option)
 	const char *indent = option->block == BLOCK_TOP ? "" : "\t";
 	const char *value = option->fallback != NULL ? option->fallback : option->example;
 
+	if (option->meaning == NULL)
+		return;
 	fprintf(out, "%s# %s", indent, option->meaning);
 	if (option->least != NULL && option->most != NULL)
 		fprintf(out, " (%s to %s)", option->least, option->most);

@@ -80,6 +80,9 @@ const struct option options[] = {
 	{ BLOCK_LISTEN, "optional", OPTION_BOOL, LISTEN(optional), "false", NULL, NULL, bool_words,
 	  NULL, "go on without this listener where it cannot be opened" },
 
+	/* relayd's own: canonical text has other lines than the file that it was made from */
+	{ BLOCK_UPSTREAM, "place", OPTION_STRING, UPSTREAM(place), NULL, NULL, NULL, NULL,
+	  NULL, NULL },
 	{ BLOCK_UPSTREAM, "preset", OPTION_STRING, UPSTREAM(preset), NULL, NULL, NULL, NULL,
 	  "gmail", "a provider that relayd knows: gives host, port, tls and limits; settings here win" },
 	{ BLOCK_UPSTREAM, "region", OPTION_STRING, UPSTREAM(region), NULL, NULL, NULL, NULL,
@@ -202,7 +205,7 @@ distance(const char *a, const char *b)
 void
 options_guess(enum option_block block, const char *name, char *out, size_t size)
 {
-	unsigned best = 2 + (unsigned)(strlen(name) > 8); /* fewer changes than this is a slip */
+	unsigned best = strlen(name) > 3 ? 3 : 2; /* fewer changes than this is a slip */
 	const char *other;
 
 	out[0] = '\0';

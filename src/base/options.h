@@ -43,7 +43,7 @@ struct option {
 	const char *least, *most; /* range, as text; NULL: none */
 	const char *const *words; /* ended by NULL */
 	const char *example;      /* for the template, where there is no default */
-	const char *meaning;
+	const char *meaning; /* NULL: no setting of a user's, but relayd's own in canonical text */
 };
 
 #define OPTIONS_MAX 80

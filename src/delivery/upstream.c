@@ -39,10 +39,8 @@ remember(struct upstream *u, const char *why, const char *fix)
 {
 	snprintf(u->why, sizeof(u->why), "%s", why);
 	if (fix != NULL && fix[0] != '\0')
-		snprintf(u->fix, sizeof(u->fix), "%.700s (upstream \"%s\", %s:%u)", fix,
-		    u->config->name,
-		    u->d->config->path[0] != '\0' ? u->d->config->path : "relayd.conf",
-		    u->config->line);
+		snprintf(u->fix, sizeof(u->fix), "%.700s (upstream \"%s\", %s)", fix,
+		    u->config->name, u->config->place);
 	else
 		u->fix[0] = '\0';
 	snprintf(u->last_error, sizeof(u->last_error), "%s", u->why);

@@ -11,10 +11,13 @@
 static void
 print_settings(FILE *out)
 {
-	for (const struct option *o = options; o->name != NULL; o++)
+	for (const struct option *o = options; o->name != NULL; o++) {
+		if (o->meaning == NULL)
+			continue;
 		fprintf(out, "%s %s %s\n",
 		    o->block == BLOCK_TOP ? "-" : options_block_name(o->block), o->name,
 		    o->fallback != NULL ? o->fallback : "-");
+	}
 }
 
 static void

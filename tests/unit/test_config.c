@@ -264,6 +264,8 @@ assert_round_trip(const char *text)
 
 	second = text_of(again, false);
 	assert_string_equal(first, second);
+	if (c->n_upstreams > 0) /* a worker names the line of the file, not that of its copy */
+		assert_string_equal(c->upstreams[0].place, again->upstreams[0].place);
 	assert_int_equal(c->n_upstreams > 0 && c->upstreams[0].username_is_password,
 	    again->n_upstreams > 0 && again->upstreams[0].username_is_password);
 	free(first);
