@@ -550,7 +550,8 @@ look_into_directory(struct catalog_follower *f)
 
 		if (is_known(f, numbers[i]))
 			continue;
-		if (bsearch(&numbers[i], gone, n_gone, sizeof(*gone), compare_numbers) != NULL)
+		if (n_gone > 0 &&
+		    bsearch(&numbers[i], gone, n_gone, sizeof(*gone), compare_numbers) != NULL)
 			add_known(f, numbers[i]);
 		else if (number_in_slot != numbers[i])
 			add_live(f, numbers[i], 0);
