@@ -95,7 +95,7 @@ enter_sandbox(struct program *p)
 	struct sandbox_path *paths = xcalloc(16 + 4 * config->n_upstreams, sizeof(*paths));
 	struct sandbox_options options = { .profile = SANDBOX_DELIVERY, .paths = paths };
 	char why[SANDBOX_WHY_MAX] = "";
-	size_t n = 0;
+	size_t n = 0, first_copied;
 
 	paths[n++] = (struct sandbox_path){ config->spool.directory, true };
 	paths[n++] = (struct sandbox_path){ "/etc", false };
@@ -105,6 +105,7 @@ enter_sandbox(struct program *p)
 	paths[n++] = (struct sandbox_path){ "/usr/local/share/ca-certificates", false };
 	if (getenv("CREDENTIALS_DIRECTORY") != NULL)
 		paths[n++] = (struct sandbox_path){ getenv("CREDENTIALS_DIRECTORY"), false };
+	first_copied = n;
 	for (size_t i = 0; i < config->n_upstreams; i++) {
 		allow_directory_of(paths, &n, config->upstreams[i].password_file);
 		allow_directory_of(paths, &n, config->upstreams[i].tls_ca);
@@ -116,7 +117,13 @@ enter_sandbox(struct program *p)
 		log_debug("sandbox.entered", KV_STR("profile", "delivery"));
 	else
 		log_warning("sandbox.limited", KV_WHY(why));
-	/* the paths are few and stay */
+	for (size_t i = first_copied; i < n; i++) {
+		char *copy;
+
+		memcpy(&copy, &paths[i].path, sizeof(copy));
+		free(copy);
+	}
+	free(paths);
 }
 
 static int
@@ -170,6 +177,7 @@ main(int argc, char **argv)
 	status = run(&p);
 	control_close(p.control);
 	delivery_close(p.delivery);
+	control_free(p.control);
 	loop_close(p.loop);
 	shared_page_unmap(p.page);
 	worker_end(&p.worker);

@@ -414,7 +414,11 @@ control_close(struct control *control)
 	event_free(control->listener);
 	event_free(control->timer);
 	control->d->claim = NULL;
-	/* requests that wait for the disk are answered by the end of the process */
 	free(control->forget);
-	control->listener = control->timer = NULL;
+}
+
+void
+control_free(struct control *control)
+{
+	free(control);
 }

@@ -68,7 +68,9 @@ struct delivery;
 
 /* Serves the listening socket (borrowed, non-blocking) from the delivery's event loop. -errno. */
 int control_open(struct delivery *d, int listener_fd, struct control **out) MUST_CHECK;
-/* Hangs up on everybody. NULL is fine. */
+/* Hangs up on everybody; before delivery_close(). Requests that wait for the disk end in there, so the
+ * rest goes afterwards, by control_free(). NULL is fine for both. */
 void control_close(struct control *control);
+void control_free(struct control *control);
 
 #endif

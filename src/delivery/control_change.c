@@ -83,8 +83,7 @@ commit(struct request *r, struct queue_entry *e, int state, const char *text, bo
 	if (mail_load(r->d, e, &m) < 0)
 		return "its envelope cannot be read";
 	snprintf(words.text, sizeof(words.text), "%s", text);
-	if (e->state != QUEUE_HELD)
-		queue_hold(r->d->queue, e); /* nobody else takes it meanwhile */
+	queue_claim(r->d->queue, e); /* nobody else takes it meanwhile */
 	o = outcome_new(r->d, m);
 	o->hold = hold;
 	o->must_write = true;
@@ -200,15 +199,13 @@ change_one(struct request *r, struct queue_entry *e)
 	bool later = true;
 
 	if (e->state == QUEUE_ACTIVE && strcmp(c->verb->name, "retry") != 0)
-		error = "it is being delivered right now: try again";
+		error = "it is being worked on right now: try again";
 	else
 		error = c->verb->change(r, e, &later);
 	if (error != NULL || !later)
 		say_result(r, id, c->verb->result, error);
 }
 
-/* Recipients' outcomes of a held message are on their way while it is claimed; a second change of it
- * must wait. */
 static void
 change_named(struct request *r, json_t *name)
 {

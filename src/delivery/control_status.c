@@ -1,6 +1,7 @@
 /* control_status.c - status, metrics, config: how things are. */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/os.h"
@@ -106,10 +107,13 @@ static json_t *
 spool_object(const struct delivery *d)
 {
 	struct os_room room = { 0 };
+	struct statvfs fs = { 0 };
 
 	(void)!spool_writer_room(d->letters, &room);
-	return json_pack("{s:s, s:I, s:I, s:I, s:b}", "directory", d->config->spool.directory,
-	    "free_bytes", (json_int_t)room.free_bytes, "min_free_bytes",
+	(void)!fstatvfs(d->dirfd, &fs);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:b}", "directory", d->config->spool.directory,
+	    "free_bytes", (json_int_t)room.free_bytes, "size_bytes",
+	    (json_int_t)fs.f_blocks * (json_int_t)fs.f_frsize, "min_free_bytes",
 	    (json_int_t)d->config->spool.min_free_bytes, "segments", (json_int_t)mail_segments(d),
 	    "failed",
 	    d->page->spool_failed != 0 || spool_writer_is_failed(d->journal) ||

@@ -319,9 +319,21 @@ on_letters(evutil_socket_t fd, short what, void *arg)
 	delivery_kick(d);
 }
 
+static void
+on_drained(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	delivery_stop(arg, true); /* long enough: what has no reply yet is unknown, and counted */
+}
+
 void
 delivery_stop(struct delivery *d, bool quick)
 {
+	struct timeval tv = loop_timeval(d->config->drain_ms);
+
+	if (!d->stopping)
+		event_add(d->drain, &tv);
 	d->stopping = true;
 	d->quick = d->quick || quick;
 	for (size_t i = 0; i < d->config->n_upstreams; i++)
@@ -384,6 +396,7 @@ open_events(struct delivery *d)
 
 	d->pump = event_new(d->base, -1, 0, on_pump, d);
 	d->timer = evtimer_new(d->base, on_pump, d);
+	d->drain = evtimer_new(d->base, on_drained, d);
 	d->tick = event_new(d->base, -1, EV_PERSIST, on_tick, d);
 	event_add(d->tick, &tv);
 }
@@ -431,7 +444,7 @@ delivery_open(const struct delivery_options *options, struct delivery **out)
 void
 delivery_close(struct delivery *d)
 {
-	struct event *events[6];
+	struct event *events[7];
 
 	if (d == NULL)
 		return;
@@ -444,6 +457,7 @@ delivery_close(struct delivery *d)
 	events[3] = d->wake;
 	events[4] = d->journal_ready;
 	events[5] = d->letters_ready;
+	events[6] = d->drain;
 	for (size_t i = 0; i < ARRAY_LEN(events); i++)
 		if (events[i] != NULL)
 			event_free(events[i]);

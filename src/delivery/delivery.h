@@ -60,7 +60,7 @@ struct delivery {
 	int64_t wall_minus_boot; /* what the wall clock said, to see it jump */
 	bool stopping, quick;
 	bool is_full; /* outcomes wait for the disk: nothing new goes out */
-	struct event *pump, *tick, *wake, *journal_ready, *letters_ready, *timer;
+	struct event *pump, *tick, *wake, *journal_ready, *letters_ready, *timer, *drain;
 };
 
 /* Opens spool, queue and upstreams and reads everything on disk; then mail flows as soon as the loop
@@ -77,7 +77,7 @@ void delivery_close(struct delivery *d); /* NULL is fine */
 
 /* Something changed: the pump runs before the loop waits again. Cheap, from anywhere. */
 void delivery_kick(struct delivery *d);
-/* Loop's on_stop: finish what is in flight, then loop_end(). */
+/* Loop's on_stop: finish what is in flight within config->drain_ms, then loop_end(). */
 void delivery_stop(struct delivery *d, bool quick);
 /* The supervisor ran a password-command. */
 void delivery_password(struct delivery *d, unsigned upstream, int status, struct span secret);
