@@ -1,0 +1,302 @@
+/* client_take.c - what comes back to a client session: each reply goes to the oldest unanswered command, and
+ * what is no answer to it ends the session. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "smtp/client_parts.h"
+
+void
+client_take_greeting(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)t, (void)i;
+	if (c->reply.code / 100 != 2)
+		client_end_by_reply(
+		    c, SMTP_END_REPLY, "the upstream turned us away at its greeting");
+	else
+		c->todo = SMTP_STAGE_EHLO;
+}
+
+void
+client_take_ehlo(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	bool may_helo = c->o.tls == CONFIG_TLS_NONE && c->o.auth == NULL && !c->helo;
+
+	(void)t, (void)i;
+	if (c->reply.code / 100 != 2) {
+		if (c->reply.code / 100 == 5 && may_helo) {
+			c->helo = true;
+			c->todo = SMTP_STAGE_EHLO;
+			return;
+		}
+		client_end_by_reply(c, SMTP_END_REPLY, "the upstream refused our EHLO");
+		return;
+	}
+	if (c->o.tls == CONFIG_TLS_STARTTLS && !c->secured) {
+		if (smtp_capability_has(&c->caps, SMTP_CAP_STARTTLS)) {
+			c->todo = SMTP_STAGE_STARTTLS;
+			return;
+		}
+		smtp_trouble_why(
+		    &c->trouble, "the upstream does not offer STARTTLS; nothing was sent in clear");
+		smtp_trouble_fix(&c->trouble,
+		    "check host and port: 587 has STARTTLS, 465 wants tls = "
+		    "implicit; tls = none only on a network you trust");
+		client_end(c, SMTP_END_NO_STARTTLS);
+		return;
+	}
+	c->stage = SMTP_STAGE_IDLE;
+	if (c->o.auth != NULL)
+		c->todo = SMTP_STAGE_AUTH;
+}
+
+void
+client_take_starttls(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)t, (void)i;
+	if (c->reply.code / 100 == 2)
+		c->start_tls = true;
+	else if (c->reply.code == 421)
+		client_end_by_reply(c, SMTP_END_REPLY, "the upstream closed the session");
+	else
+		client_end_by_reply(c, SMTP_END_NO_STARTTLS,
+		    "the upstream refused STARTTLS; nothing was sent in clear");
+}
+
+void
+client_take_auth(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)t, (void)i;
+	if (c->auth_cancelled) {
+		c->end_reply = c->reply;
+		client_end(c, SMTP_END_AUTH);
+	} else if (c->reply.code == 334) {
+		c->todo = SMTP_STAGE_AUTH;
+	} else if (c->reply.code / 100 == 3) {
+		client_protocol_error(c, "a reply that cannot follow AUTH");
+	} else if (c->reply.code / 100 != 2) {
+		client_end_by_reply(c, c->reply.code == 421 ? SMTP_END_REPLY : SMTP_END_AUTH,
+		    "the upstream refused the login");
+	} else if (!c->o.auth->finish(c->o.auth, &c->trouble)) {
+		c->end_reply = c->reply;
+		client_end(c, SMTP_END_AUTH);
+	} else {
+		c->stage = SMTP_STAGE_IDLE;
+		c->parser.line_max = SMTP_REPLY_LINE_MAX;
+	}
+}
+
+void
+client_take_quit(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)t, (void)i;
+	client_end(c, SMTP_END_QUIT);
+}
+
+void
+client_take_rset(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)t, (void)i;
+	if (c->reply.code / 100 != 2 && c->reply.code != 421)
+		client_protocol_error(c, "RSET refused");
+}
+
+void
+client_take_mail(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)i;
+	if (c->reply.code / 100 == 3) {
+		client_protocol_error(c, "a 3xx reply to MAIL");
+	} else if (c->reply.code / 100 != 2) {
+		t->mail_failed = true;
+		client_give_verdicts(c, t, SMTP_RCPT_PENDING, &c->reply, VERDICT_REPLY);
+	}
+}
+
+void
+client_take_rcpt(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	struct upstream_reply reply = c->reply;
+
+	if (reply.code / 100 == 3) {
+		client_protocol_error(c, "a 3xx reply to RCPT");
+	} else if (t->mail_failed || t->rcpt[i] != SMTP_RCPT_PENDING) {
+		return; /* it has its verdict */
+	} else if (reply.code / 100 == 2) {
+		t->rcpt[i] = SMTP_RCPT_ACCEPTED;
+		t->accepted++;
+	} else {
+		client_give_verdict(c, t, i, &reply, VERDICT_REPLY);
+	}
+}
+
+void
+client_take_data(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	(void)i;
+	if (c->reply.code / 100 == 3) {
+		t->body_wanted = true;
+		c->offered = false; /* the next envelope may travel with this body */
+	} else if (c->reply.code / 100 == 2) {
+		client_protocol_error(c, "a 2xx reply to DATA");
+	} else {
+		client_give_verdicts(c, t, SMTP_RCPT_ACCEPTED, &c->reply, VERDICT_REPLY);
+		t->over = true;
+		c->dirty |= !t->mail_failed;
+	}
+}
+
+static bool
+has_unanswered(const struct smtp_client *c)
+{
+	for (unsigned i = 0; i < c->count; i++)
+		if (client_nth(c, i)->taken < client_nth(c, i)->sent)
+			return true;
+	return false;
+}
+
+/* More input, though nothing more was asked? A 421 may come at any time. */
+static bool
+is_followed_by_nonsense(const struct smtp_client *c)
+{
+	return c->input_left.len > 0 && !has_unanswered(c) &&
+	       memcmp(c->input_left.data, "421", c->input_left.len < 3 ? c->input_left.len : 3) !=
+	           0;
+}
+
+void
+client_take_end(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
+{
+	int class = c->reply.code / 100;
+
+	(void)i;
+	if (class == 3 || (class == 2 && t->end_offset == 0)) {
+		client_protocol_error(c, class == 3 ? "a 3xx reply to the end of the message"
+		                                    : "success before the end of the message");
+		return;
+	}
+	/* Success is believed only if it is the last word: a reply too many would credit this message
+	 * with the answer to another command. */
+	if (class == 2 && is_followed_by_nonsense(c)) {
+		client_protocol_error(c, "more replies than commands");
+		return;
+	}
+	c->served += class == 2 && t->accepted > 0;
+	client_give_verdicts(
+	    c, t, SMTP_RCPT_ACCEPTED, &c->reply, class == 2 ? VERDICT_ACCEPTED : VERDICT_REPLY);
+}
+
+/* A reply to nothing. 421 is always allowed (RFC 5321 3.8); a refusal in the middle of DATA's body
+ * is rude but clear; everything else means that replies and commands are out of step. */
+static void
+take_unasked(struct smtp_client *c)
+{
+	struct smtp_client_transaction *t = c->count > 0 ? client_nth(c, 0) : NULL;
+	bool in_body = t != NULL && t->body_wanted && !t->over && !t->bdat;
+
+	c->reply.stage = in_body ? SMTP_STAGE_BODY : SMTP_STAGE_IDLE;
+	if (in_body && c->reply.code >= 400) {
+		client_give_verdicts(c, t, SMTP_RCPT_ACCEPTED, &c->reply, VERDICT_REPLY);
+		client_end_by_reply(c, SMTP_END_REPLY, "the upstream interrupted the message");
+	} else if (c->reply.code == 421) {
+		client_end_by_reply(c, c->count == 0 ? SMTP_END_IDLE : SMTP_END_REPLY,
+		    "the upstream closed the session");
+	} else {
+		client_protocol_error(c, "a reply although nothing was asked");
+	}
+}
+
+static void
+take_421(struct smtp_client *c)
+{
+	if (c->end != SMTP_END_NONE || c->closing)
+		return;
+	c->closing = true;
+	c->end_reply = c->reply;
+	smtp_trouble_why(&c->trouble, "the upstream closed the session: 421 %s%s%s",
+	    c->reply.enhanced, c->reply.enhanced[0] != '\0' ? " " : "", c->reply.text);
+}
+
+static void
+take_transaction_reply(struct smtp_client *c, struct smtp_client_transaction *t)
+{
+	size_t step = t->taken++;
+
+	c->reply.stage = client_stage_of(t, step);
+	client_stages[c->reply.stage].take(
+	    c, t, c->reply.stage == SMTP_STAGE_RCPT ? step - client_mail_step(t) - 1 : 0);
+	if (c->end != SMTP_END_NONE) /* out of step: smtp_client_abandon() gives what is left */
+		return;
+	client_skip_unsent(t);
+	if (c->reply.code == 421)
+		take_421(c);
+	client_finish_complete(c);
+	if (c->count > 0)
+		client_skip_unsent(client_nth(c, 0));
+	if (c->closing && !has_unanswered(c))
+		client_end(c, SMTP_END_REPLY);
+}
+
+static void
+take_reply(struct smtp_client *c)
+{
+	c->replies++;
+	if (c->stage != SMTP_STAGE_IDLE || c->todo != SMTP_STAGE_NONE) {
+		c->reply.stage = c->stage;
+		if (!c->awaiting || c->todo != SMTP_STAGE_NONE || c->start_tls) {
+			client_protocol_error(c, "more than one reply to one command");
+			return;
+		}
+		c->awaiting = false;
+		client_stages[c->stage].take(c, NULL, 0);
+	} else if (c->count > 0 && client_nth(c, 0)->taken < client_nth(c, 0)->sent) {
+		take_transaction_reply(c, client_nth(c, 0));
+	} else {
+		take_unasked(c);
+	}
+}
+
+static void
+take_line(struct smtp_client *c)
+{
+	bool first = !c->reply_begun;
+
+	c->reply_begun = !c->parser.is_last;
+	smtp_reply_collect(&c->reply, &c->parser, first);
+	if (c->stage == SMTP_STAGE_EHLO && c->awaiting && !c->helo && !first &&
+	    c->reply.code / 100 == 2)
+		smtp_capability_line(&c->caps, c->parser.line);
+	if (c->o.trace != NULL) {
+		char text[600];
+		size_t n = (size_t)snprintf(
+		    text, 5, "%03d%c", c->parser.code, c->parser.is_last ? ' ' : '-');
+
+		n += smtp_reply_clean(c->parser.line, text + n, sizeof(text) - n);
+		client_trace(c, '<', (struct span){ text, n });
+	}
+	if (c->parser.is_last)
+		take_reply(c);
+}
+
+void
+smtp_client_input(struct smtp_client *c, struct span in)
+{
+	size_t used;
+
+	assert(c->secured || c->o.tls != CONFIG_TLS_IMPLICIT);
+	while (in.len > 0 && c->end == SMTP_END_NONE) {
+		enum smtp_reply_event event;
+
+		if (c->start_tls) { /* CVE-2011-0411 the other way round: injected before TLS */
+			client_protocol_error(c, "bytes in clear after agreeing to STARTTLS");
+			return;
+		}
+		event = smtp_reply_input(&c->parser, in, &used);
+		in = span_skip(in, used);
+		c->input_left = in;
+		if (event == SMTP_REPLY_LINE)
+			take_line(c);
+		else if (event == SMTP_REPLY_BAD)
+			client_protocol_error(c, c->parser.problem);
+	}
+}
