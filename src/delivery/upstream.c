@@ -631,10 +631,8 @@ upstream_password(struct upstream *u, int status, struct span secret)
 		upstream_nudge(u);
 		return;
 	}
-	if (status == 0)
+	if (status == 0) /* how a command failed was logged by relayd, which ran it */
 		return;
-	log_error("secret.failed", KV_STR("upstream", u->config->name), KV_INT("status", status),
-	    KV_WHY("password-command failed"), KV_FIX("run it by hand as the user of the service"));
 	if (secret_get(u->secret, &have) < 0 && breaker_may_try(&u->breaker, os_boot_ms()))
 		fail(u, BREAKER_OPERATOR, false, secret_why(u->secret), secret_fix(u->secret));
 }
