@@ -1,5 +1,5 @@
 if HAVE_CMOCKA
-SPOOL_TESTS = test_spool_writer test_spool_faults test_spool_damage test_spool_journal test_spool_golden
+SPOOL_TESTS = test_spool_writer test_spool_faults test_spool_damage test_spool_journal test_spool_golden test_spool_power
 check_PROGRAMS += $(SPOOL_TESTS)
 TESTS += $(SPOOL_TESTS)
 test_spool_writer_SOURCES = tests/unit/test_spool_writer.c tests/unit/spool_fixture.h
@@ -18,5 +18,9 @@ test_spool_journal_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
 test_spool_golden_SOURCES = tests/unit/test_spool_golden.c tests/unit/spool_fixture.h
 test_spool_golden_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_spool_golden_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
+test_spool_power_SOURCES = tests/unit/test_spool_power.c tests/unit/spool_fixture.h tests/unit/os_power.h \
+	tests/unit/os_power.c
+test_spool_power_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+test_spool_power_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
 endif
 EXTRA_DIST += tests/unit/golden/intake-1700000000.seg tests/unit/golden/journal-1700000001.log
