@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/config.h"
+#include "base/log.h"
 #include "sendmail/args.h"
 #include "sendmail/letter.h"
 #include "sendmail/reach.h"
@@ -20,7 +21,10 @@
 static int
 fail(int code, const char *what, const char *detail)
 {
-	fprintf(stderr, "relayd-sendmail: %s%s%s\n", what, detail[0] != '\0' ? ": " : "", detail);
+	char shown[LOG_VALUE_MAX];
+
+	log_quote(span_of(detail), shown, sizeof(shown));
+	fprintf(stderr, "relayd-sendmail: %s%s%s\n", what, detail[0] != '\0' ? ": " : "", shown);
 	return code;
 }
 
@@ -209,7 +213,7 @@ main(int argc, char **argv)
 
 	signal(SIGPIPE, SIG_IGN);
 	if (args_parse(argc, argv, &args, why) != 0)
-		return fail(EX_USAGE, why, "");
+		return fail(EX_USAGE, "wrong use", why);
 	switch (args.mode) {
 	case SENDMAIL_SUBMIT:
 		return do_submit(&args);

@@ -296,6 +296,11 @@ send_message(struct talk *t, const struct submit_sender *sender, const struct le
 		send_text(t, SPAN("\r\n"), &at_start);
 	send_text(t, letter->body, &at_start);
 	send_file(t, letter, &at_start);
+	if (t->error == -EPIPE || t->error == -ECONNRESET) {
+		t->error = 0; /* it gave up in the middle: perhaps it said why */
+		hear(t, false);
+		return complain(t, "the message was not accepted");
+	}
 	if (t->error != 0 || !wait_longer(t) || !send_bytes(t, SPAN(".\r\n")) ||
 	    hear(t, false) != 250)
 		return complain(t, "the message was not accepted");
@@ -350,7 +355,7 @@ send_to_some(struct talk *t, const struct sendmail_args *args, const struct subm
 	const size_t first = *at;
 
 	if (say_mail(t, args, sender, letter, utf8) != 250)
-		return complain(t, sender->address);
+		return complain(t, sender->address[0] != '\0' ? sender->address : "<>");
 	for (; *at < recipients->n; ++*at) {
 		say(t, "RCPT TO:<%s>%s%s", recipients->addresses[*at], notify ? " NOTIFY=" : "",
 		    notify ? args->notify : "");

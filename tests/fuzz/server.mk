@@ -2,7 +2,11 @@ fuzz_targets += fuzz_server
 fuzz_server_SOURCES = tests/fuzz/fuzz_server.c $(FUZZ_MAIN)
 fuzz_server_LDFLAGS = $(FUZZ_LINK)
 fuzz_server_LDADD = $(SMTP_LIBS) libbase.a
-EXTRA_DIST += tests/fuzz/seeds/fuzz_server tests/fuzz/server.words
+fuzz_targets += fuzz_header
+fuzz_header_SOURCES = tests/fuzz/fuzz_header.c $(FUZZ_MAIN)
+fuzz_header_LDFLAGS = $(FUZZ_LINK)
+fuzz_header_LDADD = $(SMTP_LIBS) libbase.a
+EXTRA_DIST += tests/fuzz/seeds/fuzz_server tests/fuzz/seeds/fuzz_header tests/fuzz/server.words
 
 # The same target over random commands, in every make check.
 if !FUZZING
