@@ -11,6 +11,7 @@
 #define os_fallocate real_fallocate
 #define os_rename real_rename
 #define os_unlink real_unlink
+#define os_drop_cache real_drop_cache
 #define os_alloc real_alloc
 #define os_realloc real_realloc
 #include "../../src/base/os.c"
@@ -23,6 +24,7 @@
 #undef os_fallocate
 #undef os_rename
 #undef os_unlink
+#undef os_drop_cache
 #undef os_alloc
 #undef os_realloc
 #include "os_fault.h"
@@ -36,6 +38,7 @@ int os_fsync(int fd);
 int os_fallocate(int fd, uint64_t offset, uint64_t len);
 int os_rename(int dirfd, const char *from, const char *to);
 int os_unlink(int dirfd, const char *name);
+void os_drop_cache(int fd);
 void *os_alloc(size_t len);
 void *os_realloc(void *old, size_t len);
 
@@ -193,6 +196,13 @@ os_unlink(int dirfd, const char *name)
 	int error = count(OS_FAULT_UNLINK, -1, false);
 
 	return error != 0 ? -error : real_unlink(dirfd, name);
+}
+
+void
+os_drop_cache(int fd)
+{
+	(void)count(OS_FAULT_DROP_CACHE, fd, false);
+	real_drop_cache(fd);
 }
 
 void *

@@ -18,6 +18,7 @@ enum os_fault_call {
 	OS_FAULT_RENAME,
 	OS_FAULT_UNLINK,
 	OS_FAULT_MEMORY,
+	OS_FAULT_DROP_CACHE, /* counted only */
 	OS_FAULT_CALLS,
 };
 

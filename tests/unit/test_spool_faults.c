@@ -239,6 +239,25 @@ recovery_survives_failing_calls(void **state)
 	assert_int_equal(l.n, 5);
 }
 
+/* F8: what the page cache says about files of a dead process is not believed. */
+static void
+recovery_syncs_and_forgets_before_it_reads(void **state)
+{
+	struct fixture *f = *state;
+	static struct listed l;
+
+	fixture_writer(f, SEGMENT_JOURNAL, NULL);
+	fixture_stop(f);
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	assert_int_equal(fixture_send(f, "x", 1, NULL, NULL), 0);
+	fixture_stop(f);
+	os_fault_clear();
+	fixture_list(f, &l, NULL, NULL, false);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(os_fault_count(OS_FAULT_FSYNC), 2);
+	assert_int_equal(os_fault_count(OS_FAULT_DROP_CACHE), 2);
+}
+
 int
 main(void)
 {
@@ -250,6 +269,7 @@ main(void)
 		TEST(a_failed_writer_refuses_and_comes_back_by_itself),
 		TEST(an_outcome_is_written_again_in_the_next_journal),
 		TEST(recovery_survives_failing_calls),
+		TEST(recovery_syncs_and_forgets_before_it_reads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

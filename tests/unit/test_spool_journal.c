@@ -231,7 +231,7 @@ compaction_keeps_what_lives(void **state)
 	struct journal_index *index;
 	struct spool_writer *intake;
 	static struct sent *all[ROUNDS];
-	uint64_t id[MESSAGES], gone = queue_id_make(4, 1);
+	uint64_t id[MESSAGES], early, gone = queue_id_make(4, 1);
 	unsigned last[MESSAGES] = { 0 };
 	uint32_t *numbers;
 	size_t n;
@@ -240,8 +240,14 @@ compaction_keeps_what_lives(void **state)
 	fixture_writer(f, SEGMENT_INTAKE, NULL);
 	for (int i = 0; i < MESSAGES; i++)
 		assert_int_equal(fixture_send(f, "x", 1, &id[i], NULL), 0);
+	assert_int_equal(fixture_send(f, "early", 5, &early, NULL), 0);
 	intake = f->writer;
 	fixture_writer(f, SEGMENT_JOURNAL, NULL);
+	{
+		struct journal_outcome once = { .id = early, .flags = JOURNAL_DONE };
+
+		assert_int_equal(fixture_outcome(f, &once), 0);
+	}
 	for (unsigned round = 1; round <= 12; round++) {
 		for (int i = 0; i < ROUNDS; i++) {
 			struct journal_outcome out = { .id = i % 30 == 29 ? gone : id[i % MESSAGES],
@@ -278,6 +284,9 @@ compaction_keeps_what_lives(void **state)
 	assert_true(n < 10);
 	free(numbers);
 	assert_int_equal(journal_index_open(f->dirfd, true, NULL, NULL, &index), 0);
+	assert_true(journal_index_is_done(index, early)); /* said once, before all compactions */
+	assert_int_equal(journal_index_get(index, gone, &o), 0);
+	journal_free(o); /* may be there still: what came after the last compaction */
 	for (int i = 0; i < MESSAGES; i++) {
 		assert_int_equal(journal_index_get(index, id[i], &o), 0);
 		assert_non_null(o);

@@ -15,7 +15,7 @@ static struct scenario {
 	uint64_t id[MESSAGES];
 	atomic_int result[MESSAGES]; /* 1: not answered yet */
 	atomic_int done[MESSAGES];   /* 1: its DONE is on the way, 2: it is durable */
-	unsigned cuts;
+	unsigned cuts, syncs, every; /* cut at every n-th sync (and at the end) */
 } s;
 
 /* The check runs in the writer's threads: cmocka's assertions have no way out of there. */
@@ -56,7 +56,8 @@ on_sync(void *arg)
 {
 	static struct listed l;
 
-	(void)arg;
+	if (arg != NULL && ++s.syncs % s.every != 0)
+		return;
 	for (unsigned k = 0; k < 6; k++) {
 		struct fixture f = { .dirfd = s.image };
 		enum os_power_luck luck =
@@ -72,9 +73,10 @@ on_sync(void *arg)
 }
 
 static void
-begin(struct fixture *f)
+begin(struct fixture *f, unsigned every)
 {
 	memset(&s, 0, sizeof(s));
+	s.every = every;
 	for (int i = 0; i < MESSAGES; i++)
 		atomic_store(&s.result[i], 1);
 	s.f = f;
@@ -85,7 +87,7 @@ begin(struct fixture *f)
 	}
 	s.image = open(s.image_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(segment_prepare_directory(s.image), 0);
-	os_power_watch(f->dirfd, on_sync, NULL);
+	os_power_watch(f->dirfd, on_sync, f);
 }
 
 static void
@@ -151,7 +153,7 @@ a_cut_while_messages_come_in(void **state)
 {
 	struct fixture *f = *state;
 
-	begin(f);
+	begin(f, 1);
 	fixture_writer(f, SEGMENT_INTAKE, NULL);
 	for (int i = 0; i < 12; i += 3)
 		send_some(f, i, i + 3, 3000);
@@ -169,7 +171,7 @@ a_cut_while_a_group_is_revoked(void **state)
 	struct fixture *f = *state;
 
 	for (unsigned n = 1; n <= 4; n++) {
-		begin(f);
+		begin(f, 1);
 		fixture_writer(f, SEGMENT_INTAKE, NULL);
 		os_power_fail_sync(n);
 		for (int i = 0; i < 4; i++)
@@ -192,7 +194,7 @@ a_cut_while_mail_is_delivered_and_freed(void **state)
 	uint32_t *numbers;
 	size_t n;
 
-	begin(f);
+	begin(f, 2);
 	fixture_writer(f, SEGMENT_INTAKE, NULL);
 	send_some(f, 0, 12, 100000);
 	intake = f->writer;
@@ -221,6 +223,59 @@ a_cut_while_mail_is_delivered_and_freed(void **state)
 	end();
 }
 
+static void
+a_cut_while_journals_are_rewritten(void **state)
+{
+	enum { ROUNDS = 14, AT_ONCE = 600 };
+	struct fixture *f = *state;
+	struct spool_writer *intake;
+	static struct sent *all[AT_ONCE];
+	static char reply[512];
+
+	memset(reply, 'r', sizeof(reply));
+	begin(f, 4);
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	send_some(f, 0, 8, 10);
+	intake = f->writer;
+	fixture_writer(f, SEGMENT_JOURNAL, NULL);
+	for (int i = 0; i < 4; i++) {
+		struct journal_outcome o = { .id = s.id[i], .flags = JOURNAL_DONE };
+
+		atomic_store(&s.done[i], 1);
+		assert_int_equal(fixture_outcome(f, &o), 0);
+		atomic_store(&s.done[i], 2);
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < AT_ONCE; i++) {
+			struct journal_recipient r = { .state = JOURNAL_DEFERRED,
+				.reply = { reply, sizeof(reply) } };
+			struct journal_outcome o = { .id = s.id[4 + i % 4],
+				.n_all = 2,
+				.recipients = &r,
+				.n_recipients = 1 };
+			struct sent *sent = all[i] = calloc(1, sizeof(*sent));
+
+			assert_int_equal(
+			    journal_encode(&o, &sent->envelope, &sent->envelope_len), 0);
+			spool_item_outcome(
+			    &sent->item, (struct span){ sent->envelope, sent->envelope_len });
+			sent->item.done = fixture_on_done;
+			sent->item.arg = sent;
+			spool_writer_submit(f->writer, &sent->item);
+		}
+		for (int i = 0; i < AT_ONCE; i++) {
+			fixture_await(f, all[i]);
+			assert_int_equal(all[i]->item.result, 0);
+			fixture_free(all[i]);
+		}
+	}
+	assert_true(f->reports[SPOOL_REPORT_COMPACTED] >= 1);
+	fixture_stop(f);
+	f->writer = intake;
+	fixture_stop(f);
+	end();
+}
+
 int
 main(void)
 {
@@ -229,6 +284,7 @@ main(void)
 		TEST(a_cut_while_messages_come_in),
 		TEST(a_cut_while_a_group_is_revoked),
 		TEST(a_cut_while_mail_is_delivered_and_freed),
+		TEST(a_cut_while_journals_are_rewritten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
