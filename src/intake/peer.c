@@ -304,7 +304,7 @@ find_cgroup_of_unix(int fd, uint64_t *id)
 	return true;
 }
 
-/* By PID, for older kernels. Where /proc hides other users' processes it stays unknown. */
+/* By PID, for older kernels; where /proc hides it, cgroup_search.h looks. */
 static const char *
 unit_of_process(struct peer_finder *finder, pid_t pid)
 {
