@@ -1,5 +1,5 @@
-dist_check_SCRIPTS += tests/unit/relayd_test.py
-TESTS += tests/unit/relayd_test.py
+dist_check_SCRIPTS += tests/unit/relayd_test.py tests/unit/relayctl_test.py
+TESTS += tests/unit/relayd_test.py tests/unit/relayctl_test.py
 if HAVE_CMOCKA
 check_PROGRAMS += test_cgroup_search
 TESTS += test_cgroup_search
