@@ -143,6 +143,14 @@ check_large(struct replay *p, const struct envelope *e)
 		p->options->damage(p->options->arg, &damage);
 }
 
+/* A newer version wrote this: it is left for it. */
+static void
+keep_newer(struct replay *p, uint32_t segment)
+{
+	p->sum.newer = true;
+	spool_store_keep(p->store, segment);
+}
+
 /* Gives a message to the caller. */
 static int
 give(struct replay *p, const struct spool_entry *entry, uint64_t *given)
@@ -158,7 +166,7 @@ give(struct replay *p, const struct spool_entry *entry, uint64_t *given)
 	if (r == -ENOMEM)
 		return r;
 	if (r < 0) {
-		p->sum.newer = true; /* whole, but not for this version to deliver */
+		keep_newer(p, entry->location.segment); /* whole, but not for us to deliver */
 		return 0;
 	}
 	if (p->index != NULL)
@@ -187,7 +195,7 @@ take_message(struct replay *p, const struct spool_entry *entry, uint64_t *given)
 	int r;
 
 	if (entry->id == 0) {
-		p->sum.newer = true;
+		keep_newer(p, entry->location.segment);
 		return 0;
 	}
 	if (spool_store_is_revoked(p->store, entry->location.segment, entry->seq)) {
@@ -240,7 +248,7 @@ read_segment(struct replay *p, uint32_t number, uint64_t *next_offset, uint64_t 
 		else if (event == SPOOL_REVOKE)
 			spool_store_note_revoke(p->store, number, &entry.revoke);
 		else if (event == SPOOL_UNKNOWN)
-			p->sum.newer = true;
+			keep_newer(p, number);
 	} while (r == 0 && event != SPOOL_END);
 	*next_offset = spool_reader_position(reader);
 	p->sum.bytes += *next_offset;
@@ -572,12 +580,22 @@ drop_prepared(struct catalog_follower *f, uint32_t number)
 }
 
 static int
-open_followed(struct catalog_follower *f, struct followed *l, uint64_t limit, bool orphan)
+open_followed(struct catalog_follower *f, struct followed *l, uint64_t limit, bool to_end)
 {
-	if (l->reader != NULL)
-		return 0;
+	l->reader_to_end = to_end;
 	return spool_reader_open(f->dirfd, segment_kind_of(l->number), l->number,
-	    orphan ? SPOOL_READ_TO_END : limit, orphan, &l->reader);
+	    to_end ? SPOOL_READ_TO_END : limit, to_end, &l->reader);
+}
+
+/* Its writer is gone, and what it had published is read: from here on the disk is believed. */
+static int
+reopen_to_end(struct catalog_follower *f, struct followed *l)
+{
+	if (spool_reader_position(l->reader) > l->begin)
+		l->begin = spool_reader_position(l->reader);
+	spool_reader_close(l->reader);
+	l->reader = NULL;
+	return open_followed(f, l, 0, true);
 }
 
 /* Gives what is new in one segment, up to `most`. 1: it is at its end for good. */
@@ -592,17 +610,9 @@ follow_one(
 	bool orphan = !shared_page_look(f->page, l->number, &limit, &state);
 	int r;
 
-	if (orphan && l->reader != NULL && !l->reader_to_end) {
-		/* Its writer is gone: from here on only the disk is believed. */
-		l->begin = l->begin > spool_reader_position(l->reader)
-		               ? l->begin
-		               : spool_reader_position(l->reader);
-		spool_reader_close(l->reader);
-		l->reader = NULL;
-	}
 	if (!orphan && l->reader == NULL && limit <= l->begin && state == SHARED_SLOT_LIVE)
 		return 0;
-	r = open_followed(f, l, limit, orphan);
+	r = l->reader == NULL ? open_followed(f, l, limit, orphan) : 0;
 	if (r == -ENOENT) {
 		if (orphan)
 			drop_prepared(f, l->number);
@@ -610,12 +620,18 @@ follow_one(
 	}
 	if (r < 0)
 		return r;
-	l->reader_to_end = orphan;
-	spool_reader_extend(l->reader, limit);
+	if (!orphan)
+		spool_reader_extend(l->reader, limit);
 	while (*n < most) {
 		r = spool_reader_next(l->reader, &event, &entry);
 		if (r < 0)
 			return r;
+		if (event == SPOOL_END && orphan && !l->reader_to_end) {
+			r = reopen_to_end(f, l);
+			if (r < 0)
+				return r == -ENOENT ? 1 : r;
+			continue;
+		}
 		if (event == SPOOL_END)
 			return orphan || state == SHARED_SLOT_SEALED;
 		if (event == SPOOL_DAMAGE &&
@@ -624,7 +640,7 @@ follow_one(
 		if (event == SPOOL_REVOKE)
 			spool_store_note_revoke(f->store, l->number, &entry.revoke);
 		if (event == SPOOL_UNKNOWN)
-			p->sum.newer = true;
+			keep_newer(p, l->number);
 		if (event != SPOOL_MESSAGE || entry.location.offset < l->begin)
 			continue;
 		r = take_message(p, &entry, &given);

@@ -59,7 +59,7 @@ struct catalog_summary {
 	uint64_t corrupt_ranges, torn_ranges, missing_records;
 	uint64_t bytes; /* of files read */
 	int sync_error; /* errno of the last file that could not be synced before it was read, or 0 */
-	bool newer;     /* records of a newer version were met: their segments must not be freed */
+	bool newer;     /* records of a newer version were met: the store keeps their segments */
 };
 
 /* 0, what `message` returned, or -errno. Summary may be NULL. */

@@ -93,6 +93,7 @@ struct spool_damage;
 typedef void journal_damage_fn(void *arg, const struct spool_damage *damage);
 
 /* Reads all journals of the directory in order, up to the end of what is valid; writes nothing.
+ * -EPROTONOSUPPORT: one was written by a newer version; without it mail would be sent twice.
  * `distrust`: see segment_open(). Borrows dirfd as long as it lives. */
 int journal_index_open(int dirfd, bool distrust, journal_damage_fn *on_damage, void *arg,
     struct journal_index **out) MUST_CHECK;

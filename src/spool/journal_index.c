@@ -212,6 +212,8 @@ read_journal(struct journal_index *x, uint32_t number, bool distrust, journal_da
 		r = spool_reader_next(reader, &event, &entry);
 		if (r == 0 && event == SPOOL_OUTCOME)
 			r = take_outcome(x, (uint32_t)x->n_journals, &entry);
+		if (r == 0 && event == SPOOL_UNKNOWN)
+			r = -EPROTONOSUPPORT; /* what it says may be that mail was delivered */
 		if (r == 0 && event == SPOOL_DAMAGE) {
 			x->damaged |= entry.damage.range == SPOOL_RANGE_CORRUPT;
 			if (on_damage != NULL)

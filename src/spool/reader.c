@@ -43,7 +43,7 @@ struct spool_reader {
 	struct record_salt salt;
 	uint64_t size, limit;
 	uint64_t data_end; /* the last block is a copy of the first */
-	bool bounded, revokes_only, header_is_bad, at_end, was_cut, copy_was_told;
+	bool bounded, revokes_only, header_is_bad, at_end, was_cut, copy_was_told, is_newer;
 	bool closed_clean;
 	int sync_error;
 	uint64_t position; /* where the next group is looked for */
@@ -655,6 +655,7 @@ spool_reader_open(int dirfd, enum segment_kind kind, uint32_t number, uint64_t l
 	r->data_end = segment_end(&header);
 	r->bounded = limit != SPOOL_READ_TO_END;
 	r->header_is_bad = opened < 0;
+	r->is_newer = opened == -EPROTONOSUPPORT;
 	r->sync_error = sync_error;
 	r->position = RECORD_BLOCK;
 	r->buffer_offset = RECORD_BLOCK;
@@ -759,6 +760,11 @@ spool_reader_next(struct spool_reader *r, enum spool_event *event, struct spool_
 		}
 		if (r->at_end) {
 			*event = SPOOL_END;
+			return 0;
+		}
+		if (r->is_newer) {
+			r->at_end = true;
+			*event = SPOOL_UNKNOWN;
 			return 0;
 		}
 		if (r->header_is_bad) {

@@ -67,7 +67,8 @@ struct spool_reader;
 /* Opens. `limit`: committed bytes (shared_page_look()): what is before it is durable, so damage is
  * never taken for a torn tail, and nothing after it is looked at; or SPOOL_READ_TO_END. `distrust`:
  * see segment_open(). A damaged first block is not a failure: the copy at the end of the
- * file is used, and if that is damaged as well one SPOOL_DAMAGE covers the whole file. -ENOENT, -errno. */
+ * file is used, and if that is damaged as well one SPOOL_DAMAGE covers the whole file; a
+ * file of a newer version is one SPOOL_UNKNOWN. -ENOENT, -errno. */
 int spool_reader_open(int dirfd, enum segment_kind kind, uint32_t number, uint64_t limit,
     bool distrust, struct spool_reader **out) MUST_CHECK;
 /* The next thing found. -ENOMEM; I/O errors are SPOOL_DAMAGE, not failures. */

@@ -1,6 +1,7 @@
 /* test_spool_damage.c - the reader over damaged files. What is whole is always found; what is not is
  * never given; every byte is told about; a crash is not called a loss, a loss is not called a crash. */
 #include "spool_fixture.h"
+#include "spool/checksum.h"
 
 enum { GROUPS = 3, PER_GROUP = 2 };
 
@@ -471,6 +472,32 @@ a_newer_critical_record_is_told_and_a_harmless_one_passed_over(void **state)
 	spool_reader_close(r);
 }
 
+/* After a downgrade: a file of the next version is nobody's damage, and is not taken away. */
+static void
+a_newer_file_is_left_alone(void **state)
+{
+	static struct image m;
+	static struct listed l;
+	struct fixture *f = *state;
+	struct spool_store *spool;
+	struct stat st;
+	char name[SEGMENT_NAME_MAX];
+
+	build(&m, f, 0, "hello, world", 12);
+	m.bytes[7] = '2';
+	record_put_u64(m.bytes + 48, checksum(m.bytes, 48, 0));
+	store(&m, m.bytes);
+	assert_int_equal(spool_store_open(f->dirfd, false, &spool), 0);
+	fixture_list(f, &l, spool, NULL, true);
+	assert_int_equal(l.n, 0);
+	assert_int_equal(l.sum.corrupt_ranges, 0);
+	assert_true(l.sum.newer);
+	assert_int_equal(spool_store_free_segment(spool, m.number), -EBUSY);
+	name_of(&m, name);
+	assert_int_equal(fstatat(f->dirfd, name, &st, 0), 0);
+	spool_store_close(spool);
+}
+
 int
 main(void)
 {
@@ -487,6 +514,7 @@ main(void)
 		TEST(a_record_forged_inside_a_body_is_never_given),
 		TEST(moved_blocks_give_no_message_twice),
 		TEST(a_truly_random_file_gives_nothing),
+		TEST(a_newer_file_is_left_alone),
 		TEST(a_newer_critical_record_is_told_and_a_harmless_one_passed_over),
 	};
 
