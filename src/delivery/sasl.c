@@ -62,8 +62,11 @@ struct sasl {
 	Gsasl_session *session;
 	unsigned steps;
 	bool proven;
-	char refusal[200]; /* what the upstream said inside the mechanism (OAuth's JSON) */
+	struct smtp_buffer said; /* our responses in base64, a space after each */
+	char refusal[200];       /* what the upstream said inside the mechanism (OAuth's JSON) */
 };
+
+static void hide(struct smtp_auth *auth, char *text);
 
 static struct sasl *
 sasl_of(struct smtp_auth *auth)
@@ -267,6 +270,7 @@ static enum smtp_auth_result
 token_refused(struct sasl *s, struct span challenge, struct span answer, char *out, size_t *len)
 {
 	smtp_reply_clean(challenge, s->refusal, sizeof(s->refusal));
+	hide(&s->auth, s->refusal);
 	if (answer.len > 0)
 		memcpy(out, answer.data, answer.len);
 	*len = answer.len;
@@ -334,6 +338,37 @@ oauthbearer_step(
 
 /* ---- the object ---- */
 
+static void
+remember(struct sasl *s, struct span response)
+{
+	char *text = smtp_buffer_reserve(&s->said, BASE64_SIZE(response.len));
+	size_t n = base64_encode(response, text);
+
+	text[n] = ' ';
+	smtp_buffer_commit(&s->said, n + 1);
+}
+
+static void
+hide(struct smtp_auth *auth, char *text)
+{
+	static const char base64[] =
+	    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+	struct sasl *s = sasl_of(auth);
+	struct span said = smtp_buffer_span(&s->said);
+	char *at;
+
+	if (s->secret != NULL && s->secret_len >= 4)
+		for (at = text; (at = strstr(at, s->secret)) != NULL; at += s->secret_len)
+			memset(at, '*', s->secret_len);
+	for (at = text; *at != '\0'; at += *at != '\0') {
+		size_t n = strspn(at, base64);
+
+		if (n >= 8 && said.len > 0 && memmem(said.data, said.len, at, n) != NULL)
+			memset(at, '*', n);
+		at += n;
+	}
+}
+
 static enum smtp_auth_result
 step(struct smtp_auth *auth, struct span challenge, char *out, size_t *len,
     struct smtp_trouble *trouble)
@@ -343,7 +378,10 @@ step(struct smtp_auth *auth, struct span challenge, char *out, size_t *len,
 	s->steps++;
 	if (!s->mechanism->client_first && s->steps == 1)
 		s->steps++; /* step 1 is always ours, whether it is sent or not */
-	return s->mechanism->step(s, challenge, out, len, trouble);
+	if (s->mechanism->step(s, challenge, out, len, trouble) != SMTP_AUTH_SEND)
+		return SMTP_AUTH_CANCEL;
+	remember(s, (struct span){ out, *len });
+	return SMTP_AUTH_SEND;
 }
 
 static bool
@@ -367,7 +405,8 @@ sasl_new(const struct config_upstream *upstream, struct span secret)
 	struct sasl *s = xcalloc(1, sizeof(*s));
 
 	s->upstream = upstream;
-	s->auth = (struct smtp_auth){ .choose = choose, .step = step, .finish = finish };
+	s->auth =
+	    (struct smtp_auth){ .choose = choose, .step = step, .finish = finish, .hide = hide };
 	/* A NUL would cut the secret short in silence: such a one cannot be right. */
 	if (secret.data != NULL && secret.len <= SECRET_MAX &&
 	    memchr(secret.data, '\0', secret.len) == NULL) {
@@ -388,6 +427,8 @@ sasl_free(struct sasl *s)
 		gsasl_done(s->library);
 	wipe(s->secret, s->secret_len);
 	free(s->secret);
+	wipe(s->said.data, s->said.size);
+	smtp_buffer_fini(&s->said);
 	free(s);
 }
 

@@ -75,6 +75,9 @@ struct smtp_auth {
 	    size_t *len, struct smtp_trouble *trouble);
 	/* The upstream said 235. Is everything proven that the mechanism has to prove? */
 	bool (*finish)(struct smtp_auth *auth, struct smtp_trouble *trouble);
+	/* Overwrites with asterisks what a reply to AUTH gives away: servers that do not know the
+	 * command repeat it, and replies are logged (I10). May be NULL. */
+	void (*hide)(struct smtp_auth *auth, char *text);
 };
 
 struct smtp_client_options {

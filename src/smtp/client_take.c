@@ -257,23 +257,37 @@ take_reply(struct smtp_client *c)
 }
 
 static void
+hide(struct smtp_client *c, char *text)
+{
+	if (c->stage == SMTP_STAGE_AUTH && c->o.auth->hide != NULL)
+		c->o.auth->hide(c->o.auth, text);
+}
+
+static void
+trace_line(struct smtp_client *c)
+{
+	char text[600];
+	size_t n = (size_t)snprintf(
+	    text, sizeof(text), "%03d%c", c->parser.code, c->parser.is_last ? ' ' : '-');
+
+	smtp_reply_clean(c->parser.line, text + n, sizeof(text) - n);
+	hide(c, text);
+	client_trace(c, '<', span_of(text));
+}
+
+static void
 take_line(struct smtp_client *c)
 {
 	bool first = !c->reply_begun;
 
 	c->reply_begun = !c->parser.is_last;
 	smtp_reply_collect(&c->reply, &c->parser, first);
+	hide(c, c->reply.text);
 	if (c->stage == SMTP_STAGE_EHLO && c->awaiting && !c->helo && !first &&
 	    c->reply.code / 100 == 2)
 		smtp_capability_line(&c->caps, c->parser.line);
-	if (c->o.trace != NULL) {
-		char text[600];
-		size_t n = (size_t)snprintf(
-		    text, 5, "%03d%c", c->parser.code, c->parser.is_last ? ' ' : '-');
-
-		n += smtp_reply_clean(c->parser.line, text + n, sizeof(text) - n);
-		client_trace(c, '<', (struct span){ text, n });
-	}
+	if (c->o.trace != NULL)
+		trace_line(c);
 	if (c->parser.is_last)
 		take_reply(c);
 }

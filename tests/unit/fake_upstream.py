@@ -9,7 +9,7 @@ stdin closes. Accepted messages become DIR/msg-N, all command lines DIR/log.
   fault=WORD                   one of the words in Session below
 A recipient rNNN@... is answered NNN; a sender dNNN@... has its DATA answered NNN, eNNN@... its end.
 """
-import base64, hashlib, hmac, os, socket, ssl, subprocess, sys, threading, time
+import base64, functools, hashlib, hmac, os, socket, ssl, subprocess, sys, threading, time
 
 DIR = sys.argv[1]
 opt = dict(a.split("=", 1) for a in sys.argv[3:])
@@ -59,6 +59,7 @@ def make_certificates():
                 f.write(open(CERTS + "/" + who + part).read())
 
 
+@functools.lru_cache(None)
 def context():
     c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     c.load_cert_chain(CERTS + "/server.pem")
@@ -183,6 +184,8 @@ class Session:
         mech, initial = words[1].upper(), words[2] if len(words) > 2 else None
         if initial is not None:
             initial = b"" if initial == "=" else base64.b64decode(initial)
+        if FAULT == "echo":
+            return self.say("500 5.5.2 what is: " + line + " or " + opt["password"] + "?")
         if FAULT == "bad64":
             self.say("334 !!!!")
             answer = self.line()
