@@ -7,7 +7,7 @@
 
 /* ---- Watching a message go by ---- */
 
-enum { AT_START, IN_NAME, IN_SPACE, IN_REST };
+enum { AT_START, IN_NAME, IN_SPACE, IN_OWN, IN_REST };
 
 /* clang-format off */
 static const struct {
@@ -40,6 +40,31 @@ end_header(struct header_scan *h)
 	h->is_over = true;
 }
 
+/* The second line of a Received field that trace_print() wrote here: "\tby HOST (relayd) ". */
+static void
+match_own(struct header_scan *h, char c)
+{
+	const char *const parts[] = { "\tby ", h->own, " (relayd) " };
+	size_t i = h->n_matched++;
+
+	for (size_t part = 0; part < ARRAY_LEN(parts); part++) {
+		const size_t len = strlen(parts[part]);
+
+		if (i < len) {
+			const bool is_last = part + 1 == ARRAY_LEN(parts) && i + 1 == len;
+
+			h->facts.own += c == parts[part][i] && is_last;
+			h->where = c == parts[part][i] && !is_last ? IN_OWN : IN_REST;
+			if (c == '\n') { /* in no host name: the line is over */
+				h->where = AT_START;
+				h->cr = false;
+			}
+			return;
+		}
+		i -= len;
+	}
+}
+
 static void
 count_field(struct header_scan *h)
 {
@@ -47,6 +72,7 @@ count_field(struct header_scan *h)
 
 	h->facts.has_header = true;
 	h->any_line = true;
+	h->in_received = span_equals_nocase(name, SPAN("received"));
 	if (span_starts_nocase(name, SPAN("resent-")))
 		h->facts.resent++;
 	for (size_t i = 0; i < ARRAY_LEN(watched); i++)
@@ -75,6 +101,10 @@ take_odd_line(struct header_scan *h)
 static void
 take_byte(struct header_scan *h, char c)
 {
+	if (h->where == IN_OWN) {
+		match_own(h, c);
+		return;
+	}
 	if (h->where == AT_START) {
 		h->name_len = 0;
 		if (c == '\r' && !h->cr) {
@@ -92,6 +122,9 @@ take_byte(struct header_scan *h, char c)
 		}
 		if (c == ' ' || c == '\t') { /* a folded line */
 			h->where = IN_REST;
+			h->n_matched = 0;
+			if (h->own != NULL && h->in_received)
+				match_own(h, c);
 			return;
 		}
 		h->where = IN_NAME;

@@ -14,7 +14,8 @@
 #include "base/span.h"
 
 struct header_facts {
-	unsigned received;                            /* Received lines: the hops so far */
+	unsigned own;      /* those that this host wrote (trace.h), if header_scan.own is set */
+	unsigned received; /* Received lines: the hops so far */
 	unsigned from, date, message_id, bcc, resent; /* how often each is there */
 	bool
 	    has_header; /* the first line is a header field. If not (and the message is not empty, nor
@@ -28,8 +29,13 @@ struct header_scan {
 	struct header_facts facts;
 	bool is_over; /* the body has begun: header_scan_take() has nothing to do any more */
 
+	const char
+	    *own; /* set after header_scan_begin(): our host name; borrowed. NULL: do not look */
+
 	/* Private. */
 	unsigned char where;
+	bool in_received;
+	size_t n_matched;
 	unsigned char name_len;
 	bool any_line, cr;
 	char name[32]; /* the start of the field name of the current line, in lower case */

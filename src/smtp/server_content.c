@@ -1,7 +1,8 @@
 /* server_content.c - what follows DATA and BDAT: kept while it is wanted, skipped when it is refused. */
 #include "smtp/server_internal.h"
 
-enum { DISCARD_MIN = 16 << 20 };
+/* A mailing list on this host may see a message twice, an upstream that is ourselves never ends. */
+enum { DISCARD_MIN = 16 << 20, OWN_HOPS = 5 };
 
 void
 server_refuse_message(struct smtp_server *s, struct span reply)
@@ -16,6 +17,7 @@ server_begin_content(struct smtp_server *s, bool dots)
 {
 	data_begin(&s->data, dots, s->options->nul == SMTP_NUL_SPACE);
 	header_scan_begin(&s->header);
+	s->header.own = s->options->hostname;
 	s->skipped_bytes = 0;
 }
 
@@ -35,7 +37,7 @@ judge_content(struct smtp_server *s)
 		server_refuse_message(s, server_reply(REPLY_NUL));
 	else if (is_bare && s->options->line_end == SMTP_LINE_END_REJECT)
 		server_refuse_message(s, server_reply(REPLY_BARE));
-	else if (s->header.facts.received >= hops)
+	else if (s->header.facts.received >= hops || s->header.facts.own >= OWN_HOPS)
 		server_refuse_message(s, server_reply(REPLY_LOOP));
 }
 

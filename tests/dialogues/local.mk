@@ -26,6 +26,7 @@ DIALOGUES = \
 	tests/dialogues/line_ends.txt \
 	tests/dialogues/long_line.txt \
 	tests/dialogues/loop.txt \
+	tests/dialogues/loop_own.txt \
 	tests/dialogues/nul_space.txt \
 	tests/dialogues/parameters.txt \
 	tests/dialogues/pipelining.txt \

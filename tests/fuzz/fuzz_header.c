@@ -29,13 +29,17 @@ check_facts(struct span text)
 	struct header_scan whole, single;
 
 	header_scan_begin(&whole);
+	whole.own = "x.org";
 	header_scan_take(&whole, text);
 	header_scan_finish(&whole);
 	header_scan_begin(&single);
+	single.own = "x.org";
 	for (size_t i = 0; i < text.len; i++)
 		header_scan_take(&single, (struct span){ text.data + i, 1 });
 	header_scan_finish(&single);
 	assert(whole.facts.received == single.facts.received);
+	assert(whole.facts.own == single.facts.own &&
+	       whole.facts.own <= whole.facts.received + text.len / 20);
 	assert(whole.facts.date == single.facts.date && whole.facts.bcc == single.facts.bcc);
 	assert(whole.facts.message_id == single.facts.message_id);
 	assert(whole.facts.has_header == single.facts.has_header);

@@ -66,6 +66,36 @@ header_facts(void **state)
 		}
 }
 
+/* A loop through this host is seen by the lines that it wrote itself, not by those of others. */
+static void
+own_received_lines(void **state)
+{
+	const struct header_facts none = { .date = 1, .message_id = 1, .has_header = true };
+	struct trace t = {
+		.client = "uid 1", .hostname = "r.org", .queue_id = "1", .header = &none
+	};
+	char text[5 * TRACE_MAX] = "Subject: x\r\n\tby r.org (relayd) with\r\n"
+	                           "Received: x\r\n\tby\nReceived: y\r\n";
+	size_t len = strlen(text);
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		t.hostname = i == 2 ? "other.org" : "r.org";
+		len += trace_print(&t, text + len);
+	}
+	for (size_t piece = 1; piece < 200; piece += 7) {
+		struct header_scan h;
+
+		header_scan_begin(&h);
+		h.own = "r.org";
+		for (size_t at = 0; at < len; at += piece)
+			header_scan_take(
+			    &h, (struct span){ text + at, len - at < piece ? len - at : piece });
+		assert_int_equal(h.facts.received, 6);
+		assert_int_equal(h.facts.own, 3);
+	}
+}
+
 static void
 header_fields_one_by_one(void **state)
 {
@@ -314,6 +344,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(header_facts),
+		cmocka_unit_test(own_received_lines),
 		cmocka_unit_test(header_fields_one_by_one),
 		cmocka_unit_test(address_lists),
 		cmocka_unit_test(a_long_address_is_said_to_be_long),
