@@ -144,7 +144,7 @@ describe_tcp(
 		    "listen \"%s\": port %u is in use by %s: stop that program, or choose another "
 		    "port",
 		    address, port, owner);
-	else if (error == EADDRINUSE)
+	else if (error == EADDRINUSE || (error == EACCES && port_owner_is_there(port)))
 		snprintf(out, size,
 		    "listen \"%s\": port %u is in use by another program (as root, ss -ltnp says "
 		    "which): "

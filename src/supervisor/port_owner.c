@@ -35,6 +35,21 @@ find_inode(const char *table, unsigned port, uint64_t *inode)
 }
 
 static bool
+find_listener(unsigned port, uint64_t *inode)
+{
+	return find_inode("/proc/net/tcp", port, inode) ||
+	       find_inode("/proc/net/tcp6", port, inode);
+}
+
+bool
+port_owner_is_there(unsigned port)
+{
+	uint64_t inode;
+
+	return find_listener(port, &inode);
+}
+
+static bool
 has_open(const char *pid, uint64_t inode)
 {
 	char path[300], wanted[64], target[64];
@@ -83,8 +98,7 @@ port_owner_find(unsigned port, char *out, size_t size)
 	struct dirent *entry;
 	DIR *proc;
 
-	if (!find_inode("/proc/net/tcp", port, &inode) &&
-	    !find_inode("/proc/net/tcp6", port, &inode))
+	if (!find_listener(port, &inode))
 		return false;
 	proc = opendir("/proc");
 	if (proc == NULL)

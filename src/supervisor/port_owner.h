@@ -9,4 +9,7 @@
  * it cannot be told (not our process and we are not root); *out is untouched. */
 bool port_owner_find(unsigned port, char *out, size_t size);
 
+/* Does anybody listen on it? (No right is needed to know that.) */
+bool port_owner_is_there(unsigned port);
+
 #endif
