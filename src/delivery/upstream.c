@@ -540,6 +540,9 @@ open_links(struct upstream *u, uint64_t now_ms)
 	    (u->breaker.state == BREAKER_OPEN && now_ms < u->breaker.retry_at_ms))
 		return;
 	connecting = count_connecting(u);
+	/* as long as none works, one finds out: a wrong password is tried once, not four times */
+	if (was_closed && count_ready_links(u) == 0 && most > u->n_links + (connecting == 0))
+		most = u->n_links + (connecting == 0);
 	if (was_closed && (u->n_links >= most || connecting >= waiting))
 		return;
 	if (!was_closed && connecting > 0)

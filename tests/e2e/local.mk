@@ -10,3 +10,4 @@ check-e2e: all bench-load$(EXEEXT)
 		-c $(srcdir)/tests/e2e/pytest.ini -p no:cacheprovider $(srcdir)/tests/e2e $(E2E)
 .PHONY: check-e2e
 EXTRA_DIST += tests/e2e/test_intake.py
+EXTRA_DIST += tests/e2e/test_robust.py

@@ -1,5 +1,5 @@
 if HAVE_CMOCKA
-delivery_unit_tests = test_retry test_queue test_classify test_secret
+delivery_unit_tests = test_retry test_queue test_classify test_secret test_report
 check_PROGRAMS += $(delivery_unit_tests)
 TESTS += $(delivery_unit_tests)
 test_retry_SOURCES = tests/unit/test_retry.c
@@ -14,4 +14,7 @@ test_classify_LDADD = libdelivery.a libsmtp.a libbase.a $(CMOCKA_LIBS)
 test_secret_SOURCES = tests/unit/test_secret.c
 test_secret_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_secret_LDADD = libdelivery.a libbase.a $(CMOCKA_LIBS)
+test_report_SOURCES = tests/unit/test_report.c
+test_report_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
+test_report_LDADD = $(REPORT_LIBS) $(BASE_LIBS) $(CMOCKA_LIBS)
 endif
