@@ -172,7 +172,7 @@ read_all(uint64_t limit, uint64_t file_bytes, bool is_ours)
 		if (event == SPOOL_DAMAGE) {
 			assert(entry.damage.error == 0);
 			assert(entry.damage.first_missing <= entry.damage.last_missing);
-			if (entry.damage.offset == 0 && entry.damage.length_bytes != RECORD_BLOCK)
+			if (entry.damage.offset == 0 && entry.damage.length_bytes == file_bytes)
 				last_end = UINT64_MAX; /* without a first block nothing is known */
 			if (last_end < entry.damage.offset + entry.damage.length_bytes)
 				last_end = entry.damage.offset + entry.damage.length_bytes;
