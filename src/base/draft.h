@@ -1,5 +1,5 @@
-/* draft.h - a configuration while it is made: what was set where. Only config.c (the grammar) and
- * config_validate.c (the sense) see it. */
+/* draft.h - a configuration while it is made: what was set where. Only config.c (the grammar),
+ * config_make.c (the meaning) and config_validate.c (the sense) see it. */
 #ifndef RELAYD_BASE_DRAFT_H
 #define RELAYD_BASE_DRAFT_H
 
@@ -23,7 +23,10 @@ struct draft_block {
 struct draft {
 	struct config *config;
 	struct draft_block *single[BLOCK_LISTEN]; /* top level, spool, ...: always there */
-	struct draft_block **listen, **upstreams; /* as in config */
+	struct draft_block **listen, **upstreams; /* as in config; no listen: the default ones */
+	size_t n_listen, n_upstreams;
+	const char **clients; /* borrowed */
+	size_t n_clients;
 	config_problem_fn *problem;
 	void *arg;
 	char **told; /* the problems so far */
@@ -38,7 +41,13 @@ void draft_complain(struct draft *draft, struct place place, const char *format,
 struct place draft_where(const struct draft_block *block, const char *option);
 bool draft_is_set(const struct draft_block *block, const char *option);
 
-/* Fills what was not set and depends on other settings: presets, port and tls, hostname, retries. */
+/* A path as the file means it: relative to the file. Gives it, freed with free(). */
+char *draft_path(const char *file, const char *path);
+
+/* Makes draft->config of the blocks, tells every problem on the way. */
+void draft_make(struct draft *draft);
+/* Its last two steps. Fills what was not set and depends on other settings: presets, port and tls,
+ * hostname, retries. */
 void draft_complete(struct draft *draft);
 /* Contradictions between settings. */
 void draft_validate(struct draft *draft);

@@ -37,9 +37,8 @@ struct option {
 	enum option_block block;
 	const char *name;
 	enum option_type type;
-	size_t offset; /* in struct config, config_listen or config_upstream */
-	const char
-	    *fallback; /* the default, as text; NULL: none, or made in config.c (`example` says) */
+	size_t offset;            /* in struct config, config_listen or config_upstream */
+	const char *fallback;     /* the default, as text; NULL: none, or config_make.c makes it */
 	const char *least, *most; /* range, as text; NULL: none */
 	const char *const *words; /* ended by NULL */
 	const char *example;      /* for the template, where there is no default */
