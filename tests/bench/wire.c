@@ -26,7 +26,8 @@ bytes_reserve(struct bytes *b, size_t more)
 		b->begin = b->end = 0;
 	if (b->size - b->end >= more)
 		return;
-	memmove(b->data, b->data + b->begin, b->end - b->begin);
+	if (b->end > b->begin)
+		memmove(b->data, b->data + b->begin, b->end - b->begin);
 	b->end -= b->begin;
 	b->begin = 0;
 	if (b->size - b->end < more) {
