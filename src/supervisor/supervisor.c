@@ -61,6 +61,7 @@ struct supervisor {
 	bool reload_wanted; /* SIGHUP came during a reload */
 	bool is_ready;      /* said so to systemd, since the start or the last reload */
 	bool was_started;   /* said daemon.started */
+	bool was_committed; /* a reload took hold and was not said yet */
 	bool is_stopping;
 	char status[256];
 };
@@ -246,9 +247,10 @@ note_ready(struct supervisor *sup)
 		    KV_INT("pid", getpid()), KV_STR("config", sup->current->config->path),
 		    KV_INT("listeners", (int64_t)sup->current->config->n_listen),
 		    KV_INT("upstreams", (int64_t)sup->current->config->n_upstreams));
-	else
+	else if (sup->was_committed)
 		log_info("config.reloaded", KV_STR("config", sup->current->config->path));
 	sup->was_started = true;
+	sup->was_committed = false;
 }
 
 static void
@@ -259,6 +261,7 @@ commit_reload(struct supervisor *sup)
 
 	sup->current = sup->next;
 	sup->next = NULL;
+	sup->was_committed = true;
 	for (child = sup->children; child != NULL; child = child->next)
 		if (child->generation == old && child->deadline_ms == 0)
 			stop_child(sup, child);
@@ -308,6 +311,7 @@ log_end(const struct child *child, int wait_status)
 
 static void finish_stop(struct supervisor *sup);
 static void reload(struct supervisor *sup);
+static bool may_reload(const struct supervisor *sup);
 
 static void
 abandon_reload(struct supervisor *sup, const char *why)
@@ -366,7 +370,7 @@ on_child_gone(struct supervisor *sup, struct child *child, int wait_status)
 	else if (child->role == CHILD_DELIVERY && !is_running(sup, CHILD_DELIVERY))
 		start_child(sup, CHILD_DELIVERY, sup->current);
 	child_free(child);
-	if (sup->reload_wanted && sup->next == NULL && sup->is_ready && !sup->is_stopping)
+	if (sup->reload_wanted && may_reload(sup))
 		reload(sup);
 }
 
@@ -423,6 +427,7 @@ load(const struct supervisor_options *options, config_problem_fn *problem, struc
 static void
 reload(struct supervisor *sup)
 {
+	bool was_ready = sup->is_ready;
 	struct listeners *listeners;
 	struct config *config;
 
@@ -445,8 +450,19 @@ reload(struct supervisor *sup)
 	return;
 rejected:
 	/* systemd has to hear that the reload is over; what serves is what served before */
-	sup->is_ready = true;
-	service_manager_ready(sup->status);
+	sup->is_ready = was_ready;
+	if (was_ready)
+		service_manager_ready(sup->status);
+}
+
+/* Not amid another reload; but a config with which intake does not start may always be replaced. */
+static bool
+may_reload(const struct supervisor *sup)
+{
+	const struct child *intake = serving(sup, CHILD_INTAKE, sup->current);
+
+	return !sup->is_stopping && sup->next == NULL &&
+	       (sup->is_ready || intake == NULL || !intake->is_ready);
 }
 
 static void
@@ -456,12 +472,10 @@ on_sighup(evutil_socket_t sig, short what, void *arg)
 
 	(void)sig;
 	(void)what;
-	if (sup->is_stopping)
-		return;
-	if (sup->next != NULL || !sup->is_ready)
-		sup->reload_wanted = true;
-	else
+	if (may_reload(sup))
 		reload(sup);
+	else
+		sup->reload_wanted = true;
 }
 
 /* ---- stop ---- */
@@ -548,7 +562,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 		watch_child(child, now_ms);
 	feed_watchdog(sup, now_ms);
 	note_ready(sup);
-	if (sup->reload_wanted && sup->next == NULL && sup->is_ready && !sup->is_stopping)
+	if (sup->reload_wanted && may_reload(sup))
 		reload(sup);
 }
 

@@ -322,9 +322,18 @@ class Relayd(unittest.TestCase):
         self.process.send_signal(signal.SIGHUP)
         self.expect("does not start with the new configuration")
         os.kill(old, 0)  # it still serves
+        time.sleep(0.5)
+        self.assertNotIn("config.reloaded", self.read_log())
         os.unlink(f"{self.dir}/exit-relayd-intake")
         self.process.send_signal(signal.SIGHUP)
         self.expect("config.reloaded")
+
+    def test_a_config_with_which_nothing_starts_can_be_replaced(self):
+        self.tell("exit", "relayd-intake", "78")
+        self.start(wait="worker.died worker=relayd-intake")
+        os.unlink(f"{self.dir}/exit-relayd-intake")
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("daemon.started", seconds=5)
 
     def test_reload_opens_and_closes_listeners(self):
         self.start()
