@@ -12,6 +12,7 @@
 struct listing {
 	const struct ctl *ctl;
 	unsigned long n;
+	bool has_queued;
 };
 
 static void
@@ -22,7 +23,8 @@ print_row(const json_t *m)
 	size_t i;
 
 	printf("%-13s  %-8s  %9s  %-12s  %-12s  %s\n", ctl_get(m, "id"), ctl_get(m, "state"),
-	    ctl_bytes(ctl_number(m, "size")), ctl_when(m, "arrived"), ctl_when(m, "next_attempt"),
+	    ctl_bytes(ctl_number(m, "size")), ctl_when(m, "arrived"),
+	    strcmp(ctl_get(m, "state"), "queued") == 0 ? "now" : ctl_when(m, "next_attempt"),
 	    sender[0] != '\0' ? sender : "<>");
 	json_array_foreach(recipients, i, r)
 	{
@@ -48,6 +50,7 @@ on_message(void *arg, const json_t *m)
 			    "ARRIVED", "NEXT TRY", "SENDER -> RECIPIENTS");
 		print_row(m);
 	}
+	l->has_queued |= strcmp(ctl_get(m, "state"), "queued") == 0;
 	l->n++;
 }
 
@@ -142,6 +145,31 @@ make_request(const struct ctl *ctl)
 	return request;
 }
 
+/* "now" is not the whole truth about mail whose upstream is down. */
+static void
+on_status(void *arg, const json_t *line)
+{
+	const json_t *u;
+	size_t i;
+
+	(void)arg;
+	json_array_foreach(json_object_get(json_object_get(line, "status"), "upstreams"), i, u)
+	{
+		if (strcmp(ctl_get(u, "state"), "down") == 0)
+			printf("Mail for upstream %s waits until it is up again: %s\n",
+			    ctl_get(u, "name"), ctl_get(u, "why"));
+	}
+}
+
+static void
+print_down(const struct ctl *ctl)
+{
+	json_t *last = NULL;
+
+	(void)!ctl_ask(ctl, json_pack("{s:s}", "command", "status"), on_status, NULL, &last);
+	json_decref(last);
+}
+
 int
 ctl_queue(const struct ctl *ctl)
 {
@@ -149,12 +177,15 @@ ctl_queue(const struct ctl *ctl)
 	json_t *last = NULL;
 	int code, r = ctl_ask(ctl, make_request(ctl), on_line, &l, &last);
 
-	if (r == 0)
+	if (r == 0) {
 		code = ctl_end(last);
-	else if (ctl_is_down(r) && l.n == 0)
+		if (code == CTL_OK && l.has_queued && !ctl->is_json)
+			print_down(ctl);
+	} else if (ctl_is_down(r) && l.n == 0) {
 		code = list_spool(ctl, r, &l);
-	else
+	} else {
 		code = ctl_fail_ask(ctl, r);
+	}
 	json_decref(last);
 	if (code == CTL_OK && !ctl->is_json) {
 		if (l.n == 0)

@@ -87,6 +87,14 @@ class Relayctl(unittest.TestCase):
         self.assertIn("<>", result.stdout)
         self.assertNotIn("\x1b", result.stdout, "nothing steers the terminal")
 
+    def test_queue_says_what_queued_mail_waits_for(self):
+        self.serve({"message": {**MESSAGE, "state": "queued"}},
+                   {"status": {"upstreams": [{"name": "gmail", "state": "down", "why": "the password is wrong"}]}},
+                   {"ok": True, "count": 1})
+        result = self.run_it("queue")
+        self.assertEqual([r["command"] for r in self.requests], ["queue", "status"])
+        self.assertIn("Mail for upstream gmail waits until it is up again: the password is wrong", result.stdout)
+
     def test_queue_json_is_the_object_itself(self):
         self.serve({"message": MESSAGE}, {"message": MESSAGE}, {"ok": True, "count": 2})
         result = self.run_it("queue", "--json")
