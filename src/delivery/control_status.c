@@ -43,6 +43,16 @@ upstream_state(const struct upstream *u)
 	return u->since_ms == 0 ? "unused" : "up";
 }
 
+static const char *
+upstream_why(const struct upstream *u)
+{
+	if (u->is_waiting)
+		return secret_why(u->secret);
+	if (u->is_daily && u->why[0] == '\0')
+		return "the day's number of messages (`daily`) is reached; the rest waits";
+	return u->why;
+}
+
 static json_t *
 upstream_object(const struct upstream *u)
 {
@@ -61,8 +71,7 @@ upstream_object(const struct upstream *u)
 	json_object_set_new(o, "auth", json_string(config_auth_name(c->auth)));
 	json_object_set_new(o, "state", json_string(upstream_state(u)));
 	json_object_set_new(o, "since", report_time(u->since_ms));
-	json_object_set_new(
-	    o, "why", report_text(span_of(u->is_waiting ? secret_why(u->secret) : u->why)));
+	json_object_set_new(o, "why", report_text(span_of(upstream_why(u))));
 	json_object_set_new(
 	    o, "fix", report_text(span_of(u->is_waiting ? secret_fix(u->secret) : u->fix)));
 	json_object_set_new(o, "next_probe", report_time(probe_ms));
@@ -75,7 +84,7 @@ upstream_object(const struct upstream *u)
 	    o, "queued", json_integer((json_int_t)queue_count_ready(u->d->queue, u->index)));
 	json_object_set_new(o, "delivered", json_integer((json_int_t)u->delivered));
 	json_object_set_new(o, "rate_per_s", json_real(pace_per_second(&u->pace)));
-	json_object_set_new(o, "paced", json_boolean(pace_is_slowed(&u->pace) || u->is_daily));
+	json_object_set_new(o, "paced", json_boolean(pace_is_slowed(&u->pace)));
 	json_object_set_new(o, "sent_today", json_integer(pace_sent_today(&u->pace)));
 	json_object_set_new(o, "daily", json_integer(c->daily));
 	return o;

@@ -8,7 +8,8 @@
 #define GROW_BY 1.05
 #define SLOW_AT_MOST_EVERY_MS 2000         /* replies to one burst count once */
 #define SLOWEST_PER_MS (1.0 / (60 * 1000)) /* one a minute still finds out that it is over */
-#define FREE_ABOVE 4.0                     /* times the rate at which the upstream complained */
+#define LEAST_KNOWN_PER_MS (2.0 / 1000) /* a few messages after a pause say nothing about a rate */
+#define FREE_ABOVE 4.0                  /* times the rate at which the upstream complained */
 #define SMOOTH_MS 5000.0
 
 static void
@@ -125,6 +126,8 @@ pace_slow(struct pace *p, uint64_t now_ms)
 	if (p->slowed_ms != 0 && now_ms - p->slowed_ms < SLOW_AT_MOST_EVERY_MS)
 		return false;
 	from = p->rate_per_ms > 0 ? p->rate_per_ms : p->reached_per_ms;
+	if (from < LEAST_KNOWN_PER_MS && p->rate_per_ms == 0 && p->most_per_ms == 0)
+		from = LEAST_KNOWN_PER_MS;
 	if (p->most_per_ms == 0 && p->rate_per_ms == 0)
 		p->ceiling_per_ms = from * FREE_ABOVE;
 	set_rate(p, from / 2 > SLOWEST_PER_MS ? from / 2 : SLOWEST_PER_MS);
