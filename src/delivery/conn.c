@@ -29,6 +29,7 @@
 #define BODY_PIECE_MAX 65536
 #define LEAST_RATE_BYTES 500  /* a second, while something is being sent (row 23) */
 #define NEXT_ADDRESS_MS 10000 /* a silent address is left sooner if there is another */
+#define PROVING_MS 5000       /* for the first reply to an envelope that travelled with a body */
 #define FAREWELL_MS 5000      /* for the reply to QUIT, and for EOF after a 421 */
 
 enum phase { PHASE_RESOLVE, PHASE_CONNECT, PHASE_TLS, PHASE_SMTP };
@@ -402,8 +403,9 @@ read_tls(struct conn *c, struct span bytes)
 	}
 	if (r == TLS_EOF)
 		c->readable_eof = true;
-	else if (r == TLS_FAILED)
-		fail(c, SMTP_END_LOST, tls_session_trouble(c->tls));
+	else if (r == TLS_FAILED) /* with a remedy it is no accident: our certificate was refused */
+		fail(c, tls_session_trouble(c->tls)->fix[0] != '\0' ? SMTP_END_TLS : SMTP_END_LOST,
+		    tls_session_trouble(c->tls));
 }
 
 static void
@@ -589,6 +591,9 @@ timeout_ms(const struct conn *c, enum smtp_stage stage)
 
 	if (c->client.closing || stage == SMTP_STAGE_QUIT)
 		return FAREWELL_MS;
+	if (smtp_client_is_proving(&c->client) && stage != SMTP_STAGE_BODY &&
+	    u->command_timeout_ms > PROVING_MS)
+		return PROVING_MS;
 	switch (stage) {
 	case SMTP_STAGE_CONNECT:
 		if (c->address + 1 < c->n_addresses && u->connect_timeout_ms > NEXT_ADDRESS_MS)
@@ -636,6 +641,14 @@ on_deadline(struct conn *c)
 	const char *phrase = smtp_stage_phrase(c->waits_for);
 	int64_t waited_ms = now_ms() - c->wait_since_ms;
 
+	if (smtp_client_is_proving(&c->client) && c->waits_for != SMTP_STAGE_BODY) {
+		resolver_remember(c->o.resolver, c->o.upstream->host, SMTP_OVERLAP_NEVER);
+		fail_words(c, SMTP_END_DROPPED,
+		    "the upstream lost the envelope that came with the body before it; from now on "
+		    "each "
+		    "waits for the one before");
+		return;
+	}
 	switch (c->waits_for) {
 	case SMTP_STAGE_IDLE:
 		smtp_client_quit(&c->client);
@@ -733,6 +746,10 @@ conn_pump(struct conn *c)
 		flush(c);
 	} while (is_full && is_running(c) && wire(c)->len < WIRE_MAX);
 	c->pumping = false;
+	if (c->client.overlap == SMTP_OVERLAP_PROVEN && c->client.o.overlap == SMTP_OVERLAP_TRY) {
+		c->client.o.overlap = SMTP_OVERLAP_PROVEN;
+		resolver_remember(c->o.resolver, c->o.upstream->host, SMTP_OVERLAP_PROVEN);
+	}
 	if (c->client.end != SMTP_END_NONE)
 		conn_end(c);
 	else
@@ -783,6 +800,7 @@ conn_open(const struct conn_options *options, const struct conn_events *events, 
 		.pipelining = u->pipelining,
 		.chunking = u->chunking,
 		.window = options->window > 0 ? options->window : CONN_WINDOW,
+		.overlap = (enum smtp_client_overlap)resolver_recall(options->resolver, u->host),
 		.messages_max = u->messages_per_connection,
 		.arg = c,
 		.recipient = on_recipient,

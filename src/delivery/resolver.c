@@ -30,7 +30,8 @@ struct stamp {
 
 struct memory {
 	UT_hash_handle hh;
-	int family;
+	int family; /* 0: none has worked yet */
+	int what;   /* resolver_remember() */
 	char host[];
 };
 
@@ -149,7 +150,7 @@ sort_addresses(struct resolver_query *q)
 	size_t n = 0;
 
 	HASH_FIND_STR(q->resolver->worked, q->host, m);
-	if (m == NULL)
+	if (m == NULL || m->family == 0)
 		return;
 	for (int pass = 0; pass < 2; pass++)
 		for (size_t i = 0; i < q->n; i++)
@@ -246,8 +247,8 @@ resolver_cancel(struct resolver_query *q)
 		evdns_getaddrinfo_cancel(q->request); /* on_answer() comes with EAI_CANCEL */
 }
 
-void
-resolver_worked(struct resolver *r, const char *host, int family)
+static struct memory *
+memory_of(struct resolver *r, const char *host)
 {
 	struct memory *m;
 
@@ -257,5 +258,26 @@ resolver_worked(struct resolver *r, const char *host, int family)
 		memcpy(m->host, host, strlen(host) + 1);
 		HASH_ADD_STR(r->worked, host, m);
 	}
-	m->family = family;
+	return m;
+}
+
+void
+resolver_worked(struct resolver *r, const char *host, int family)
+{
+	memory_of(r, host)->family = family;
+}
+
+void
+resolver_remember(struct resolver *r, const char *host, int what)
+{
+	memory_of(r, host)->what = what;
+}
+
+int
+resolver_recall(const struct resolver *r, const char *host)
+{
+	struct memory *m;
+
+	HASH_FIND_STR(r->worked, host, m);
+	return m != NULL ? m->what : 0;
 }

@@ -35,4 +35,8 @@ void resolver_cancel(struct resolver_query *query);
 /* A connection to this family of this host worked. */
 void resolver_worked(struct resolver *resolver, const char *host, int family);
 
+/* One more thing to remember of a host, conn.c's own: 0 if there is nothing. */
+int resolver_recall(const struct resolver *resolver, const char *host);
+void resolver_remember(struct resolver *resolver, const char *host, int what);
+
 #endif

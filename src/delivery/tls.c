@@ -217,6 +217,22 @@ on_verify(int ok, X509_STORE_CTX *store)
 	return ok;
 }
 
+/* TLS 1.3 tells a client that its certificate was refused only after the handshake. */
+static void
+suggest_client_certificate(struct tls_session *s, int reason)
+{
+	if (reason != SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED &&
+	    reason != SSL_R_SSLV3_ALERT_BAD_CERTIFICATE &&
+	    reason != SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED &&
+	    reason != SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN &&
+	    reason != SSL_R_TLSV1_ALERT_UNKNOWN_CA)
+		return;
+	smtp_trouble_fix(&s->trouble,
+	    "the upstream wants another client certificate: tls-cert and tls-key of upstream "
+	    "\"%s\"",
+	    s->client->upstream->name);
+}
+
 static void
 explain_handshake(struct tls_session *s)
 {
@@ -243,14 +259,7 @@ explain_handshake(struct tls_session *s)
 		    u->name);
 	} else {
 		smtp_trouble_why(&s->trouble, "the TLS handshake failed: %s", openssl_reason());
-		if (reason == SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED ||
-		    reason == SSL_R_SSLV3_ALERT_BAD_CERTIFICATE ||
-		    reason == SSL_R_TLSV1_ALERT_UNKNOWN_CA)
-			smtp_trouble_fix(&s->trouble,
-			    "the upstream wants another client certificate: tls-cert and tls-key "
-			    "of upstream "
-			    "\"%s\"",
-			    u->name);
+		suggest_client_certificate(s, reason);
 	}
 }
 
@@ -599,6 +608,7 @@ static void
 explain_broken(struct tls_session *s)
 {
 	smtp_trouble_why(&s->trouble, "TLS broke down: %s", openssl_reason());
+	suggest_client_certificate(s, ERR_GET_REASON(ERR_peek_last_error()));
 }
 
 enum tls_result

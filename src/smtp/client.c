@@ -65,6 +65,7 @@ smtp_client_init(struct smtp_client *c, const struct smtp_client_options *option
 		c->o.window = 1;
 	if (c->o.window > SMTP_CLIENT_WINDOW_MAX)
 		c->o.window = SMTP_CLIENT_WINDOW_MAX;
+	c->overlap = c->o.overlap;
 	c->stage = SMTP_STAGE_GREETING;
 	c->awaiting = true;
 	smtp_reply_init(&c->parser);
@@ -194,8 +195,10 @@ smtp_client_room(const struct smtp_client *c)
 	if (c->stage != SMTP_STAGE_IDLE || c->quitting || c->closing || c->end != SMTP_END_NONE ||
 	    is_used_up(c))
 		return 0;
-	if (!client_is_pipelining(c))
+	if (!client_is_pipelining(c) || c->overlap == SMTP_OVERLAP_NEVER)
 		room = c->count == 0;
+	else if (is_chunking(c) && c->overlap == SMTP_OVERLAP_TRY)
+		room = c->count < 2 && c->count < c->o.window;
 	else if (is_chunking(c))
 		room = c->o.window - c->count;
 	else
@@ -361,6 +364,8 @@ send_step(struct smtp_client *c, struct smtp_client_transaction *t, bool is_head
 	/* A message that follows another unanswered one must not stand on what that one leaves
 	 * behind: some servers keep a transaction open after a refused BDAT. */
 	if (t->sent == 0)
+		t->overlapped = !is_head;
+	if (t->sent == 0)
 		t->rset = c->dirty || (t->bdat && !is_head);
 	step = t->sent++;
 	stage = client_stage_of(t, step);
@@ -446,6 +451,7 @@ smtp_client_next(struct smtp_client *c)
 		if (offer(c))
 			return SMTP_CLIENT_READY;
 		if (c->count == 0 && (c->quitting || is_used_up(c))) {
+			c->quitting = true;
 			c->todo = SMTP_STAGE_QUIT;
 			send_session(c);
 		}
@@ -476,6 +482,13 @@ smtp_client_secured(struct smtp_client *c)
 }
 
 /* ---- waiting, and the last words ---- */
+
+bool
+smtp_client_is_proving(const struct smtp_client *c)
+{
+	return c->overlap == SMTP_OVERLAP_TRY && c->count > 0 && client_nth(c, 0)->overlapped &&
+	       client_nth(c, 0)->sent > 0 && client_nth(c, 0)->taken == 0;
+}
 
 enum smtp_stage
 smtp_client_waits_for(const struct smtp_client *c)

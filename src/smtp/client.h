@@ -80,14 +80,20 @@ struct smtp_auth {
 	void (*hide)(struct smtp_auth *auth, char *text);
 };
 
+/* May a message's envelope leave before the reply to the one before it? RFC 2920 says so, but some servers
+ * lose what follows the final dot in the same segment (chasquid up to 1.11 does). So it is tried, with
+ * at most two in flight, and the caller gives up early while smtp_client_is_proving(). */
+enum smtp_client_overlap { SMTP_OVERLAP_TRY, SMTP_OVERLAP_PROVEN, SMTP_OVERLAP_NEVER };
+
 struct smtp_client_options {
 	const char *helo;
 	enum config_tls tls;
 	bool pipelining, chunking; /* use when offered */
-	unsigned window;       /* transactions in flight with CHUNKING: 1..SMTP_CLIENT_WINDOW_MAX */
-	unsigned messages_max; /* per connection; 0: no limit */
-	struct smtp_auth *auth; /* borrowed; NULL: do not log in */
-	void *arg;              /* for the callbacks */
+	unsigned window; /* transactions in flight with CHUNKING: 1..SMTP_CLIENT_WINDOW_MAX */
+	enum smtp_client_overlap overlap; /* what is known of this upstream */
+	unsigned messages_max;            /* per connection; 0: no limit */
+	struct smtp_auth *auth;           /* borrowed; NULL: do not log in */
+	void *arg;                        /* for the callbacks */
 	void (*recipient)(void *arg, void *job, size_t i, const struct upstream_reply *reply,
 	    enum verdict verdict);
 	void (*finished)(void *arg, void *job);
@@ -119,8 +125,9 @@ struct smtp_client_transaction {
 	uint64_t end_offset; /* c->out_total just after the final dot or chunk; 0: not yet */
 	unsigned char *rcpt; /* enum smtp_client_rcpt of each recipient */
 	size_t rcpt_size;
-	bool checked; /* against what the upstream can do */
-	bool rset;    /* begins with RSET */
+	bool checked;    /* against what the upstream can do */
+	bool overlapped; /* began before the one before it was answered */
+	bool rset;       /* begins with RSET */
 	bool bdat;
 	bool mail_failed;
 	bool body_wanted; /* 354 came, or BDAT left */
@@ -148,6 +155,7 @@ struct smtp_client {
 	unsigned messages; /* taken in all */
 	unsigned served;   /* accepted by the upstream */
 	uint64_t replies;  /* complete ones, ever: progress, for the caller's deadlines */
+	enum smtp_client_overlap overlap;
 	const char *mechanism;
 	struct smtp_capabilities caps;
 	struct smtp_reply_parser parser;
@@ -196,6 +204,8 @@ void smtp_client_abandon(struct smtp_client *c, uint64_t flushed);
 unsigned smtp_client_room(const struct smtp_client *c);
 /* Takes an envelope (borrowed until finished()). It must have room. */
 void smtp_client_add(struct smtp_client *c, const struct smtp_envelope *envelope, void *job);
+/* Is the next reply the first that shows whether overlapping works here? */
+bool smtp_client_is_proving(const struct smtp_client *c);
 /* No more envelopes: QUIT when those taken are finished. */
 void smtp_client_quit(struct smtp_client *c);
 

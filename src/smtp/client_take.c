@@ -222,6 +222,8 @@ take_transaction_reply(struct smtp_client *c, struct smtp_client_transaction *t)
 {
 	size_t step = t->taken++;
 
+	if (t->overlapped && c->overlap == SMTP_OVERLAP_TRY && c->reply.code != 421)
+		c->overlap = SMTP_OVERLAP_PROVEN;
 	c->reply.stage = client_stage_of(t, step);
 	client_stages[c->reply.stage].take(
 	    c, t, c->reply.stage == SMTP_STAGE_RCPT ? step - client_mail_step(t) - 1 : 0);

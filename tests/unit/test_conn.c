@@ -430,6 +430,8 @@ nothing_leaves_in_clear_when_tls_is_not_to_be_had(void **state)
 		{ { "tls=starttls", "cert=wrong", NULL, NULL }, SMTP_END_TLS,
 		    "a.example, *.b.example; not for localhost" },
 		{ { "tls=starttls", "cert=self", NULL, NULL }, SMTP_END_TLS, "self-signed" },
+		{ { "tls=starttls", "wants=cert", NULL, NULL }, SMTP_END_TLS,
+		    "certificate required" },
 		{ { "tls=none", NULL, NULL, NULL }, SMTP_END_NO_STARTTLS,
 		    "nothing was sent in clear" },
 		{ { "tls=implicit", NULL, NULL, NULL }, SMTP_END_TIMEOUT, "greeting" },
@@ -778,6 +780,33 @@ a_connection_ends_when_it_is_told_to_or_has_nothing_to_do(void **state)
 	}
 }
 
+static void
+an_upstream_that_loses_overlapping_envelopes_gets_them_one_by_one(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_begin(&w, ARGS("tls=implicit", "ext=PIPELINING", "fault=forget"));
+	w.upstream.tls = CONFIG_TLS_IMPLICIT;
+	w.upstream.auth = CONFIG_AUTH_NONE;
+	w.upstream.command_timeout_ms = 600;
+	add_message(&w, "bob@x", BODY, "one@x");
+	add_message(&w, "bob@x", BODY, "two@x");
+	run(&w);
+	assert_int_equal(w.end.kind, SMTP_END_DROPPED);
+	assert_int_equal(w.messages[0].verdicts[0], VERDICT_ACCEPTED);
+	assert_int_equal(w.messages[1].verdicts[0], VERDICT_UNSENT);
+	w.messages[1].sent = w.messages[1].finished = false;
+	w.messages[1].n_verdicts = 0;
+	add_message(&w, "bob@x", BODY, "three@x");
+	run(&w);
+	assert_int_equal(w.end.kind, SMTP_END_QUIT);
+	assert_int_equal(w.messages[1].verdicts[0], VERDICT_ACCEPTED);
+	assert_int_equal(w.messages[2].verdicts[0], VERDICT_ACCEPTED);
+	assert_int_equal(count_stored(&w), 3);
+	world_end(&w);
+}
+
 /* A peer that takes the bytes of a body too slowly is left (row 23): its window is full, and it reads no more. */
 static void
 a_peer_that_stops_reading_is_left(void **state)
@@ -818,6 +847,7 @@ main(void)
 		cmocka_unit_test(a_large_message_flows_and_an_unreadable_one_is_never_completed),
 		cmocka_unit_test(names_and_addresses_that_lead_nowhere_say_so),
 		cmocka_unit_test(a_connection_ends_when_it_is_told_to_or_has_nothing_to_do),
+		cmocka_unit_test(an_upstream_that_loses_overlapping_envelopes_gets_them_one_by_one),
 		cmocka_unit_test(a_peer_that_stops_reading_is_left),
 	};
 
