@@ -1,6 +1,7 @@
 # relayd itself: the supervisor.
 noinst_LIBRARIES += libsupervisor.a
 libsupervisor_a_SOURCES = src/supervisor/supervisor.h src/supervisor/supervisor.c \
+	src/supervisor/acquire.h src/supervisor/acquire.c \
 	src/supervisor/child.h src/supervisor/child.c \
 	src/supervisor/generation.h src/supervisor/generation.c \
 	src/supervisor/listeners.h src/supervisor/listeners.c \

@@ -1,14 +1,10 @@
 /* supervisor.c - see supervisor.h. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -16,13 +12,12 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "supervisor/acquire.h"
 #include "supervisor/child.h"
 #include "supervisor/generation.h"
 #include "supervisor/listeners.h"
 #include "supervisor/page.h"
-#include "supervisor/privileges.h"
 #include "supervisor/service_manager.h"
-#include "supervisor/spool_home.h"
 #include "supervisor/supervisor.h"
 
 #define TICK_MS 1000
@@ -47,9 +42,7 @@ struct supervisor {
 	const struct supervisor_options *options;
 	struct event_base *base;
 	struct event *signals[4], *tick;
-	struct privileges privileges;
-	struct spool_home home;
-	struct listeners *passed;
+	struct holdings held;
 	struct page *page;
 	struct generation *current;
 	struct generation *next; /* a reload waits for its new intake; else NULL */
@@ -73,13 +66,6 @@ on_stderr(void *arg, const char *text)
 {
 	(void)arg;
 	fprintf(stderr, "relayd: %s\n", text);
-}
-
-static void
-on_start_problem(void *arg, const char *text)
-{
-	(void)arg;
-	log_error("daemon.failed", KV_WHY(text));
 }
 
 static void
@@ -437,7 +423,7 @@ reload(struct supervisor *sup)
 	if (load(sup->options, on_reload_problem, &config) < 0)
 		goto rejected;
 	if (!is_reloadable(sup, config) ||
-	    listeners_open(config, &sup->privileges, sup->passed, sup->current->listeners,
+	    listeners_open(config, &sup->held.privileges, sup->held.passed, sup->current->listeners,
 	        on_reload_problem, NULL, &listeners) < 0) {
 		config_free(config);
 		goto rejected;
@@ -568,32 +554,6 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 
 /* ---- start ---- */
 
-/* No core may hold a secret, nobody may look into us, no new file is for others. */
-static void
-confine(void)
-{
-	struct rlimit none = { 0, 0 }, files;
-
-	(void)close_range(
-	    3, ~0u, CLOSE_RANGE_CLOEXEC); /* what our parent left open; not systemd's */
-	umask(077);
-	(void)signal(SIGPIPE, SIG_IGN);
-	(void)signal(SIGXFSZ, SIG_IGN);
-	(void)setrlimit(RLIMIT_CORE, &none);
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
-		files.rlim_cur = files.rlim_max < 65536 ? files.rlim_max : 65536;
-		(void)setrlimit(RLIMIT_NOFILE, &files); /* for intake's connections */
-	}
-}
-
-static void
-hide(void)
-{
-#ifndef WITH_SANITIZERS /* their leak checker looks at its own process */
-	(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-#endif
-}
-
 static int
 open_base(struct supervisor *sup)
 {
@@ -625,52 +585,6 @@ open_base(struct supervisor *sup)
 }
 
 static int
-exit_code(int r)
-{
-	switch (-r) {
-	case 0:
-		return EX_OK;
-	case EADDRINUSE:
-	case EADDRNOTAVAIL:
-	case EBUSY:
-		return EX_UNAVAILABLE;
-	case EACCES:
-	case EPERM:
-		return EX_NOPERM;
-	case EINVAL:
-		return EX_CONFIG;
-	default:
-		return EX_OSERR;
-	}
-}
-
-/* Everything that may need root, in the order in which it may fail with the clearest words. */
-static int
-acquire(struct supervisor *sup, struct config *config, struct listeners **listeners)
-{
-	int r = privileges_init(&sup->privileges, config, on_start_problem, NULL);
-
-	if (r == 0)
-		r = spool_home_open(config, &sup->privileges, on_start_problem, NULL, &sup->home);
-	if (r < 0)
-		return r;
-	sup->passed = listeners_passed(on_start_problem, NULL);
-	r = listeners_open(
-	    config, &sup->privileges, sup->passed, NULL, on_start_problem, NULL, listeners);
-	if (r < 0)
-		return r;
-	r = privileges_drop(&sup->privileges);
-	if (r < 0)
-		log_error("daemon.failed", KV_STR("user", sup->privileges.name),
-		    KV_WHY("cannot give up root's rights"), KV_STR("error", strerror(-r)));
-	else
-		r = spool_home_prepare(&sup->home, config, on_start_problem, NULL);
-	if (r < 0)
-		listeners_close(*listeners, NULL);
-	return r;
-}
-
-static int
 start(struct supervisor *sup)
 {
 	struct listeners *listeners;
@@ -680,19 +594,18 @@ start(struct supervisor *sup)
 	if (r < 0)
 		return EX_CONFIG;
 	log_open("relayd", config->log.target, config->log.level);
-	r = acquire(sup, config, &listeners);
+	r = acquire(config, &sup->held, &listeners);
 	if (r < 0) {
 		config_free(config);
-		return exit_code(r);
+		return acquire_exit_code(r);
 	}
-	hide();
 	sup->current = generation_create(config, listeners);
 	r = page_create(&sup->page);
 	if (r == 0)
 		r = open_base(sup);
 	if (r < 0)
 		log_error("daemon.failed", KV_WHY(strerror(-r)));
-	return exit_code(r);
+	return acquire_exit_code(r);
 }
 
 static void
@@ -708,10 +621,8 @@ finish(struct supervisor *sup)
 		event_free(sup->tick);
 	generation_release(sup->next);
 	generation_release(sup->current);
-	listeners_close(sup->passed, NULL);
 	page_free(sup->page);
-	spool_home_close(&sup->home);
-	privileges_fini(&sup->privileges);
+	acquire_release(&sup->held);
 	if (sup->base != NULL)
 		event_base_free(sup->base);
 }
@@ -719,10 +630,10 @@ finish(struct supervisor *sup)
 int
 supervisor_run(const struct supervisor_options *options)
 {
-	struct supervisor sup = { .options = options, .home = { .dir_fd = -1, .lock_fd = -1 } };
+	struct supervisor sup = { .options = options, .held = HOLDINGS_NONE };
 	int code;
 
-	confine();
+	acquire_confine();
 	code = start(&sup);
 	if (code == EX_OK) {
 		sup.watchdog_ms = service_manager_watchdog_ms();
