@@ -23,4 +23,4 @@ test_spool_power_SOURCES = tests/unit/test_spool_power.c tests/unit/spool_fixtur
 test_spool_power_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_spool_power_LDADD = $(SPOOL_LIBS) libbase.a $(CMOCKA_LIBS)
 endif
-EXTRA_DIST += tests/unit/golden/intake-1700000000.seg tests/unit/golden/journal-1700000001.log
+EXTRA_DIST += tests/mutation/spool.py tests/unit/golden/intake-1700000000.seg tests/unit/golden/journal-1700000001.log

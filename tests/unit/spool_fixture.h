@@ -24,9 +24,10 @@
 #include "spool/writer.h"
 
 #define SMALL_SEGMENT (1u << 20)
+#define FIXTURE_PATH_MAX 128
 
 struct fixture {
-	char path[64];
+	char path[FIXTURE_PATH_MAX];
 	int dirfd;
 	struct spool_writer *writer;
 	unsigned reports[4];
@@ -52,16 +53,28 @@ fixture_on_report(void *arg, const struct spool_report *report)
 	f->last_report = *report;
 }
 
+/* Memory if there is some: what these tests sync is not the disk. */
+static inline void
+fixture_make_directory(char path[FIXTURE_PATH_MAX])
+{
+	const char *parents[] = { getenv("TMPDIR"), "/dev/shm", "/tmp" };
+
+	for (size_t i = 0; i < ARRAY_LEN(parents); i++) {
+		if (parents[i] == NULL)
+			continue;
+		snprintf(path, FIXTURE_PATH_MAX, "%s/relayd-spool-XXXXXX", parents[i]);
+		if (mkdtemp(path) != NULL)
+			return;
+	}
+	fail();
+}
+
 static inline int
 fixture_setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	strcpy(f->path, "/dev/shm/relayd-spool-XXXXXX"); /* what these tests sync is not the disk */
-	if (mkdtemp(f->path) == NULL) {
-		strcpy(f->path, "/tmp/relayd-spool-XXXXXX");
-		assert_non_null(mkdtemp(f->path));
-	}
+	fixture_make_directory(f->path);
 	f->dirfd = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_true(f->dirfd >= 0);
 	assert_int_equal(segment_prepare_directory(f->dirfd), 0);

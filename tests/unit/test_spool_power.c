@@ -11,7 +11,7 @@ enum { MESSAGES = 24 };
 static struct scenario {
 	struct fixture *f;
 	int image; /* directory */
-	char image_path[64];
+	char image_path[FIXTURE_PATH_MAX];
 	uint64_t id[MESSAGES];
 	atomic_int result[MESSAGES]; /* 1: not answered yet */
 	atomic_int done[MESSAGES];   /* 1: its DONE is on the way, 2: it is durable */
@@ -80,11 +80,7 @@ begin(struct fixture *f, unsigned every)
 	for (int i = 0; i < MESSAGES; i++)
 		atomic_store(&s.result[i], 1);
 	s.f = f;
-	strcpy(s.image_path, "/dev/shm/relayd-power-XXXXXX");
-	if (mkdtemp(s.image_path) == NULL) {
-		strcpy(s.image_path, "/tmp/relayd-power-XXXXXX");
-		assert_non_null(mkdtemp(s.image_path));
-	}
+	fixture_make_directory(s.image_path);
 	s.image = open(s.image_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(segment_prepare_directory(s.image), 0);
 	os_power_watch(f->dirfd, on_sync, f);
