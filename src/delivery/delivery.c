@@ -180,6 +180,12 @@ replay(struct delivery *d)
 	r = catalog_replay(&options, &summary);
 	if (r < 0)
 		return r;
+	if (summary.newer)
+		log_warning("spool.damaged",
+		    KV_WHY("the spool holds records of a newer relayd: no segment is freed"),
+		    KV_FIX("run the newer version again"));
+	else
+		mail_may_free(d);
 	log_info("spool.opened", KV_INT("messages", (int64_t)summary.messages),
 	    KV_INT("done", (int64_t)summary.done), KV_INT("revoked", (int64_t)summary.revoked),
 	    KV_INT("uncommitted", (int64_t)summary.uncommitted),

@@ -26,7 +26,7 @@ struct mixed { /* a message whose recipients differ */
 struct mail_places {
 	struct place *places;
 	struct mixed *mixed;
-	bool keep_all; /* records of a newer version were met: free nothing */
+	bool may_free; /* everything on disk was read, and nothing in it is of a newer version */
 };
 
 struct mail_places *
@@ -77,7 +77,7 @@ place_free_if_done(struct delivery *d, struct place *p)
 {
 	int r;
 
-	if (p->left > 0 || !p->is_read)
+	if (p->left > 0 || !p->is_read || !d->places->may_free)
 		return;
 	r = spool_store_free_segment(d->store, p->number);
 	if (r < 0 && r != -EBUSY && r != -ENOENT)
@@ -95,6 +95,18 @@ mail_segment_read(struct delivery *d, const struct catalog_segment *s)
 
 	p->is_read = s->state != SHARED_SLOT_LIVE;
 	place_free_if_done(d, p);
+}
+
+void
+mail_may_free(struct delivery *d)
+{
+	struct place *p, *next;
+
+	d->places->may_free = true;
+	HASH_ITER(hh, d->places->places, p, next)
+	{
+		place_free_if_done(d, p);
+	}
 }
 
 size_t

@@ -47,6 +47,9 @@ void mail_leave(struct delivery *d, struct queue_entry *e);
 
 /* A segment was read to its end (LIVE: not yet). */
 void mail_segment_read(struct delivery *d, const struct catalog_segment *s);
+/* From now on segments are freed. Not called when records of a newer relayd were met: they may be
+ * mail that this one cannot see. */
+void mail_may_free(struct delivery *d);
 size_t mail_segments(const struct delivery *d); /* that hold mail */
 
 struct mail_places *mail_places_new(void);
