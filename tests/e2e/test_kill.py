@@ -22,11 +22,14 @@ REPEATS = 4 * 8 + 256
 class Load:
     """The generator, with a ledger, pacing so that the kills happen in the middle."""
 
+    running = []  # a test that fails in the middle must not leave one behind
+
     def __init__(self, port, where, messages=MESSAGES, rate=1000):
         self.ledger = where / "ledger"
         self.ledger.touch()
         self.process = subprocess.Popen([BUILD / "bench-load", "-c", "20", "-n", str(messages), "-s", "2000", "-R",
                                          str(rate), "-l", self.ledger, str(port)], stdout=subprocess.PIPE)
+        Load.running.append(self)
 
     def acknowledged(self):
         return {int(number) for number in self.ledger.read_text().splitlines()}
@@ -53,7 +56,9 @@ def numbers(sink):
 def relayd(relayd):  # pylint: disable=redefined-outer-name
     """What was cut off in the middle waits for its next attempt: not a minute in these tests."""
     relayd.set("retry", {"first": "1s"})
-    return relayd
+    yield relayd
+    while Load.running:
+        Load.running.pop().stop()
 
 
 def all_arrive(relayd, sink, acknowledged):
