@@ -43,8 +43,9 @@ class Load:
         return self.acknowledged()
 
     def stop(self):
-        self.process.kill()
-        self.process.communicate()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
         return self.acknowledged()
 
 
