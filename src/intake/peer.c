@@ -19,15 +19,16 @@
 #include <unistd.h>
 
 #include "base/hash.h"
-#include "base/loop.h"
+#include "base/os.h"
 #include "intake/cgroup_search.h"
 #include "intake/peer.h"
 
-#define CGROUPS_MAX 8192  /* remembered; a machine that makes more of them starts over */
-#define UNITS_MAX 4096    /* names kept for the life of the process */
-#define DEPTH_MAX 16      /* of the walk */
-#define WALK_EVERY_MS 200 /* an unknown id makes us walk, but not more often than this */
-#define SEARCH_EVERY_MS 20
+#define CGROUPS_MAX 8192 /* remembered; a machine that makes more of them starts over */
+#define UNITS_MAX 4096   /* names kept for the life of the process */
+#define DEPTH_MAX 16     /* of the walk */
+/* An unknown cgroup or process makes us look through all cgroups. Whoever makes new ones all the time
+ * gets a twentieth of our time for that: after each look we rest for so many times what it took. */
+#define REST 20
 #define UNIT_NAME_MAX 256
 
 struct unit {
@@ -48,7 +49,7 @@ struct peer_finder {
 	struct cgroup *cgroups;
 	struct unit *units;
 	unsigned n_units;
-	uint64_t walked_ms, searched_ms;
+	uint64_t rests_until_us;
 	char hidden_path[1024]; /* of the cgroup that the last hidden process was found in */
 };
 
@@ -219,26 +220,38 @@ forget_cgroups(struct peer_finder *finder)
 	}
 }
 
+static bool
+may_look(const struct peer_finder *finder)
+{
+	return finder->root != NULL && os_boot_us() >= finder->rests_until_us;
+}
+
+static void
+rest(struct peer_finder *finder, uint64_t began_us)
+{
+	uint64_t now_us = os_boot_us();
+
+	finder->rests_until_us = now_us + REST * (now_us - began_us);
+}
+
 static const char *
 unit_of_cgroup(struct peer_finder *finder, uint64_t id)
 {
+	uint64_t began_us = os_boot_us();
 	struct cgroup *cgroup;
-	uint64_t now_ms;
 	int fd;
 
 	HASH_FIND(hh, finder->cgroups, &id, sizeof(id), cgroup);
 	if (cgroup != NULL)
 		return cgroup->unit;
-	now_ms = loop_now_ms();
-	if (finder->root == NULL ||
-	    (finder->walked_ms != 0 && now_ms - finder->walked_ms < WALK_EVERY_MS))
+	if (!may_look(finder))
 		return "";
-	finder->walked_ms = now_ms;
 	if (HASH_COUNT(finder->cgroups) >= CGROUPS_MAX)
 		forget_cgroups(finder);
 	fd = open(finder->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd >= 0)
 		walk(finder, fd, "", 0);
+	rest(finder, began_us);
 	HASH_FIND(hh, finder->cgroups, &id, sizeof(id), cgroup);
 	if (cgroup != NULL)
 		return cgroup->unit;
@@ -247,22 +260,24 @@ unit_of_cgroup(struct peer_finder *finder, uint64_t id)
 }
 
 /* /proc hides it, as it hides other users' processes in relayd.service: look into the cgroups, first
- * where the last one was found, the others not more often than SEARCH_EVERY_MS. */
+ * where the last one was found. */
 static const char *
 unit_of_hidden_process(struct peer_finder *finder, pid_t pid)
 {
-	uint64_t now_ms = loop_now_ms();
+	uint64_t began_us = os_boot_us();
 	char name[UNIT_NAME_MAX];
+	bool found;
 
 	if (finder->root == NULL)
 		return "";
 	if (finder->hidden_path[0] == '\0' ||
 	    !cgroup_search_has(finder->root, finder->hidden_path, pid)) {
-		if (finder->searched_ms != 0 && now_ms - finder->searched_ms < SEARCH_EVERY_MS)
+		if (!may_look(finder))
 			return "";
-		finder->searched_ms = now_ms;
-		if (!cgroup_search(
-		        finder->root, pid, finder->hidden_path, sizeof(finder->hidden_path))) {
+		found = cgroup_search(
+		    finder->root, pid, finder->hidden_path, sizeof(finder->hidden_path));
+		rest(finder, began_us);
+		if (!found) {
 			finder->hidden_path[0] = '\0';
 			return "";
 		}
