@@ -1,4 +1,5 @@
 /* outcome.c - see outcome.h. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -153,6 +154,26 @@ outcome_wait(struct outcome *o)
 	o->d->outcomes->failed = o;
 }
 
+/* It is too big for one record: its words get shorter, so that what happened can be kept. False: they
+ * are gone already. */
+static bool
+shorten(struct outcome *o)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < o->message->envelope->n_recipients; i++) {
+		char *text = o->changes[i].text;
+		size_t len = text != NULL ? strlen(text) : 0, half = len / 2;
+
+		while (half > 0 && ((unsigned char)text[half] & 0xc0) == 0x80)
+			half--; /* no half of a character */
+		if (len > 0)
+			text[half] = '\0';
+		any = any || len > 0;
+	}
+	return any;
+}
+
 static void
 on_written(struct spool_item *item, void *arg)
 {
@@ -160,6 +181,10 @@ on_written(struct spool_item *item, void *arg)
 
 	free(o->payload);
 	o->payload = NULL;
+	if (item->result == -EMSGSIZE && shorten(o)) {
+		outcome_journal(o);
+		return;
+	}
 	if (item->result < 0) { /* a fact waits until it can be written */
 		outcome_wait(o);
 		return;
@@ -172,8 +197,12 @@ void
 outcome_journal(struct outcome *o)
 {
 	size_t len = 0;
+	int r;
 
-	if (encode(o, &len) < 0) { /* no memory for a large one: later */
+	do {
+		r = encode(o, &len);
+	} while (r == -EMSGSIZE && shorten(o));
+	if (r < 0) { /* no memory for a large one: later */
 		o->payload = NULL;
 		outcome_wait(o);
 		return;
