@@ -247,16 +247,20 @@ bind_unix(const struct opening *o, int fd, const struct sockaddr_storage *sa, so
 {
 	const char *path = path_of(sa);
 	int r = make_directory(o, path);
+	mode_t mask;
 
 	if (r == 0)
 		r = remove_stale(sa, sa_len);
 	if (r < 0)
 		return r;
-	if (bind(fd, (const struct sockaddr *)sa, sa_len) < 0)
-		return -errno;
-	if ((geteuid() == 0 && lchown(path, o->p->uid, o->p->gid) < 0) || chmod(path, mode) < 0)
-		return -errno;
-	return 0;
+	/* Born with its mode: the directory may be the service's user's, and chmod() by root would
+	 * follow a link that was put in the socket's place. */
+	mask = umask(0777 & ~mode);
+	r = bind(fd, (const struct sockaddr *)sa, sa_len) < 0 ? -errno : 0;
+	(void)umask(mask);
+	if (r == 0 && geteuid() == 0 && lchown(path, o->p->uid, o->p->gid) < 0)
+		r = -errno;
+	return r;
 }
 
 static int
