@@ -16,6 +16,8 @@
 #include "base/worker.h"
 #include "supervisor/password.h"
 
+#define READS_AT_ONCE 64 /* of 1 KiB each */
+
 struct job {
 	struct password_runner *runner;
 	unsigned upstream;
@@ -47,11 +49,12 @@ set_timer(struct job *job, uint64_t ms)
 	event_add(job->timer, &after);
 }
 
-/* Reads what there is; returns false at the end of file. */
+/* Reads what there is; returns false at the end of file. A command may write faster than we read: so
+ * much at once, and then it is the others' turn. */
 static bool
 read_output(struct job *job)
 {
-	for (;;) {
+	for (int i = 0; i < READS_AT_ONCE; i++) {
 		size_t room = sizeof(job->bytes) - job->len;
 		char dropped[1024]; /* what is too long is read, so that the command can end */
 		ssize_t n = room > 0 ? read(job->fd, job->bytes + job->len, room)
@@ -63,6 +66,7 @@ read_output(struct job *job)
 		if (room > 0)
 			job->len += (size_t)n;
 	}
+	return true;
 }
 
 static void

@@ -367,6 +367,14 @@ class Relayd(unittest.TestCase):
         self.start()
         self.expect("more than 8192 bytes")
 
+    def test_password_command_that_never_stops_talking_keeps_relayd_from_nothing(self):
+        self.write(command="yes")
+        self.start()
+        time.sleep(0.5)
+        began = time.monotonic()
+        self.stop()
+        self.assertLess(time.monotonic() - began, 5)
+
     def test_a_worker_that_asks_again_waits_and_nonsense_does_no_harm(self):
         self.tell("ask", "relayd-delivery")
         self.start()
