@@ -614,8 +614,11 @@ fail_group(
 	int r;
 
 	*failed = w->group;
-	file_seal(w, &w->current);
+	/* It is sealed when it is known what became of the group, not before: whoever reads a sealed
+	 * file to its end must find the REVOKE as well (I6). */
+	w->current.fd = -1;
 	if (!take_spare(w)) {
+		file_seal(w, &broken);
 		n = finish_all(members, done, -EIO);
 		report_failure(w, &broken, failed, failed->operation, 0, n);
 		free(failed);
@@ -630,6 +633,7 @@ fail_group(
 		if (r == 0)
 			file_publish(w, &w->current);
 	}
+	file_seal(w, &broken);
 	if (r == 0) {
 		n = finish_all(members, done, w->options.kind == SEGMENT_JOURNAL ? 0 : -EAGAIN);
 		report_failure(w, &broken, failed, failed->operation, n, 0);
