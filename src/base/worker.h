@@ -25,7 +25,9 @@ enum worker_fd {
 	WORKER_FD_WAKE = 5,           /* eventfd: intake -> delivery "look at the page" */
 	WORKER_FD_SUPERVISOR = 6,     /* this end of the channel */
 	WORKER_FD_FIRST_LISTENER = 7, /* intake: one for each config->listen[], in order;
-	                               * delivery: the control listener */
+	                               * delivery: the control listener. Behind them all stands the
+	                               * spool's lock: held open, so that no other relayd takes the
+	                               * spool while a worker of a killed one still writes it */
 };
 
 enum worker_message_kind {

@@ -174,6 +174,7 @@ collect_descriptors(const struct child_start *start, int config_fd, int channel_
 	else
 		for (size_t i = 0; i < l->n; i++)
 			fds[n++] = l->items[i].fd;
+	fds[n++] = start->lock_fd; /* at the end: the worker holds it and never looks at it */
 	return n;
 }
 
@@ -184,7 +185,7 @@ spawn(const struct child_start *start, int channel_fd, pid_t *pid)
 
 	if (config_fd < 0)
 		return config_fd;
-	fds = xcalloc(WORKER_FD_FIRST_LISTENER + start->generation->listeners->n + 1, sizeof(*fds));
+	fds = xcalloc(WORKER_FD_FIRST_LISTENER + start->generation->listeners->n + 2, sizeof(*fds));
 	n = collect_descriptors(start, config_fd, channel_fd, fds);
 	*pid = fork();
 	if (*pid == 0)

@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -18,6 +20,9 @@
 #ifndef NFS_SUPER_MAGIC
 #define NFS_SUPER_MAGIC 0x6969
 #endif
+
+#define LOCK_WAIT_MS 15000
+#define LOCK_MOMENT_MS 50
 
 struct check {
 	const char *directory;
@@ -137,22 +142,52 @@ check_file_system(const struct check *c, int fd)
 			    KV_FIX("put spool { directory } on a local disk or a volume"));
 }
 
-static int
-tell_holder(const struct check *c, int lock_fd)
+/* The relayd that wrote its number into the lock; 0: nobody can tell. */
+static pid_t
+holder_of(int lock_fd)
 {
-	char pid[32] = "";
-	ssize_t len = pread(lock_fd, pid, sizeof(pid) - 1, 0);
+	char text[32] = "";
+	ssize_t len = pread(lock_fd, text, sizeof(text) - 1, 0);
 
-	pid[len > 0 ? len : 0] = '\0';
-	pid[strcspn(pid, "\n")] = '\0';
-	return tell(c, -EBUSY, "another relayd (pid %s) uses it: stop that one first",
-	    pid[0] != '\0' ? pid : "unknown");
+	text[len > 0 ? len : 0] = '\0';
+	return (pid_t)strtol(text, NULL, 10);
+}
+
+static bool
+is_gone(pid_t pid)
+{
+	return pid > 0 && kill(pid, 0) < 0 && errno == ESRCH;
+}
+
+/* Workers hold the lock with their relayd. When that was killed they end by themselves within
+ * moments; until then intake may still write the spool, and nobody else may read or free it. */
+static int
+lock_or_wait(const struct check *c, int fd)
+{
+	static const struct timespec moment = { .tv_nsec = LOCK_MOMENT_MS * 1000000L };
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	pid_t holder = 0;
+
+	for (unsigned waited_ms = 0; waited_ms <= LOCK_WAIT_MS; waited_ms += LOCK_MOMENT_MS) {
+		if (fcntl(fd, F_OFD_SETLK, &whole) == 0)
+			return 0;
+		if (errno != EAGAIN && errno != EACCES)
+			return tell(c, -errno, "cannot lock: %s", strerror(errno));
+		holder = holder_of(fd);
+		if (!is_gone(holder))
+			return tell(c, -EBUSY,
+			    "another relayd (pid %ld) uses it: stop that one first", (long)holder);
+		nanosleep(&moment, NULL);
+	}
+	return tell(c, -EBUSY,
+	    "another relayd (pid %ld, killed or not to be seen from here) or a worker of it still "
+	    "uses it: stop that one first",
+	    (long)holder);
 }
 
 static int
 take_lock(const struct check *c, int dir_fd, int *out)
 {
-	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	struct stat st;
 	char pid[32];
 	int fd, len, r;
@@ -164,12 +199,9 @@ take_lock(const struct check *c, int dir_fd, int *out)
 		r = tell(c, -EINVAL, "lock is not a file of its own: remove it");
 		goto fail;
 	}
-	if (fcntl(fd, F_OFD_SETLK, &whole) < 0) {
-		r = errno == EAGAIN || errno == EACCES
-		        ? tell_holder(c, fd)
-		        : tell(c, -errno, "cannot lock: %s", strerror(errno));
+	r = lock_or_wait(c, fd);
+	if (r < 0)
 		goto fail;
-	}
 	len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
 	if ((geteuid() == 0 && fchown(fd, c->p->uid, c->p->gid) < 0) || ftruncate(fd, 0) < 0 ||
 	    pwrite(fd, pid, (size_t)len, 0) != len) {

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -142,8 +143,8 @@ class Relayd(unittest.TestCase):
         self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/run/submit").st_mode), 0o666)
         self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/run/control").st_mode), 0o600)
         self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/spool").st_mode), 0o700)
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-intake"))
-        self.assertIn("fds 0 1 2 3 4 5 6 7\n", self.seen("relayd-delivery"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-delivery"))
         self.stop()
         self.assertIn("daemon.stopped", self.read_log())
         self.assertEqual(os.listdir(f"{self.dir}/run"), [])
@@ -159,11 +160,11 @@ class Relayd(unittest.TestCase):
     def test_descriptors_of_the_parent_do_not_leak(self):
         with open("/dev/null") as extra:
             self.start(pass_fds=[extra.fileno()])
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
 
     def test_closed_standard_descriptors_are_opened(self):
         self.start(stdin=subprocess.DEVNULL, preexec_fn=lambda: (os.close(0), os.close(1)))
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
 
     def test_a_second_one_names_the_first(self):
         self.start()
@@ -261,6 +262,19 @@ class Relayd(unittest.TestCase):
     def test_a_missing_worker_is_said(self):
         os.unlink(f"{self.dir}/relayd-delivery")
         self.start(wait="relayd-delivery is neither beside relayd nor in")
+
+    def test_it_waits_for_the_workers_of_a_killed_one(self):
+        """I1: they may still write what a new delivery would have read already, or freed."""
+        self.tell("slow", "relayd-intake")
+        self.start()
+        left = self.pid_of("relayd-intake")
+        self.process.kill()
+        self.process.wait()
+        os.unlink(f"{self.dir}/slow-relayd-intake")
+        begin = time.monotonic()
+        threading.Timer(1.5, os.kill, (left, signal.SIGKILL)).start()
+        self.start()
+        self.assertGreater(time.monotonic() - begin, 1.4)
 
     def test_a_worker_that_does_not_end_is_killed(self):
         self.tell("slow", "relayd-intake")
