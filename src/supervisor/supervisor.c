@@ -200,7 +200,8 @@ on_restart(evutil_socket_t fd, short what, void *arg)
 static void
 stop_child(struct supervisor *sup, struct child *child)
 {
-	(void)sup;
+	if (child->role == CHILD_DELIVERY)
+		sup->places[child->role].was_ready = false; /* what follows is no restart */
 	child_stop(child, child->generation->config->drain_ms + KILL_GRACE_MS);
 }
 
