@@ -12,7 +12,7 @@
 enum option_set {
 	FILTERS = 1u << 0, /* --sender --recipient --upstream --state --unit --uid */
 	BODY = 1u << 1,
-	ALL = 1u << 2,
+	ALL = 1u << 2, /* and --verbose */
 	YES = 1u << 3,
 	FROM = 1u << 4, /* --sender --upstream */
 };
@@ -26,17 +26,17 @@ static const struct command {
 	int (*run)(const struct ctl *);
 	const char *meaning;
 } commands[] = {
-	{ "status",  "",                0,  0, 0,          ctl_status,  "each process, each upstream, the queue, the spool" },
-	{ "queue",   "[FILTER...]",     0,  0, FILTERS,    ctl_queue,   "the messages that are not done yet" },
-	{ "show",    "ID [--body]",     1,  1, BODY,       ctl_show,    "one message: envelope, history, headers; --body: all of it" },
-	{ "retry",   "ID... | --all",   0, -1, ALL,        ctl_change,  "try now; --all also probes upstreams that are down" },
-	{ "hold",    "ID... | --all",   0, -1, ALL,        ctl_change,  "keep, and do not try, until release" },
-	{ "release", "ID... | --all",   0, -1, ALL,        ctl_change,  "end a hold and try now" },
-	{ "bounce",  "ID... | --all",   0, -1, ALL,        ctl_change,  "give up, and tell the sender by a DSN" },
-	{ "remove",  "ID... | --all [--yes]", 0, -1, ALL | YES, ctl_change, "take out of the queue; nobody is told" },
-	{ "test",    "ADDRESS",         1,  1, FROM,       ctl_test,    "send a test message and show the dialogue (--sender, --upstream)" },
-	{ "config",  "",                0,  0, 0,          ctl_config,  "the configuration in force, secrets masked" },
-	{ "metrics", "",                0,  0, 0,          ctl_metrics, "counters in Prometheus' text format" },
+	{ "status",  "",                    0,  0, 0,         ctl_status,  "each process, each upstream, the queue, the spool" },
+	{ "queue",   "[FILTER...]",         0,  0, FILTERS,   ctl_queue,   "the messages that are not done yet" },
+	{ "show",    "ID [--body]",         1,  1, BODY,      ctl_show,    "one message: envelope, history, headers; --body: all of it" },
+	{ "retry",   "ID... | --all [-v]",  0, -1, ALL,       ctl_change,  "try now; --all also probes upstreams that are down" },
+	{ "hold",    "ID... | --all [-v]",  0, -1, ALL,       ctl_change,  "keep, and do not try, until release" },
+	{ "release", "ID... | --all [-v]",  0, -1, ALL,       ctl_change,  "end a hold and try now" },
+	{ "bounce",  "ID... | --all [-v]",  0, -1, ALL,       ctl_change,  "give up, and tell the sender by a DSN" },
+	{ "remove",  "ID... | --all [-vy]", 0, -1, ALL | YES, ctl_change,  "take out of the queue; nobody is told" },
+	{ "test",    "ADDRESS",             1,  1, FROM,      ctl_test,    "send a test message and show the dialogue (--sender, --upstream)" },
+	{ "config",  "",                    0,  0, 0,         ctl_config,  "the configuration in force, secrets masked" },
+	{ "metrics", "",                    0,  0, 0,         ctl_metrics, "counters in Prometheus' text format" },
 };
 
 static const struct filter {
@@ -67,6 +67,8 @@ usage(FILE *out, int code)
 	      "/relayd.conf)\n"
 	      "  -s, --socket SOCKET  its control socket, if the configuration cannot tell\n"
 	      "      --json           one JSON object a line, for scripts\n"
+	      "  -v, --verbose        with --all: a line for each message, not only the total\n"
+	      "  -y, --yes            remove without asking\n"
 	      "  -V, --version        print the version\n"
 	      "  -h, --help           print this\n"
 	      "Exit code: 0 done, 1 it failed (one line says why), 2 wrong use. See relayctl(1).\n",
@@ -116,7 +118,7 @@ check_options(const struct command *command, const struct ctl *ctl)
 			return false;
 		}
 	}
-	if ((ctl->is_all && !(command->options & ALL)) ||
+	if (((ctl->is_all || ctl->is_verbose) && !(command->options & ALL)) ||
 	    (ctl->is_sure && !(command->options & YES)) ||
 	    (ctl->wants_body && !(command->options & BODY))) {
 		ctl_fail("%s does not take that option: relayctl --help", command->name);
@@ -134,8 +136,9 @@ enum long_option { OPT_JSON = 256, OPT_ALL, OPT_YES, OPT_BODY, OPT_FILTER };
 static const struct option long_options[] = { { "config", required_argument, NULL, 'c' },
 	{ "socket", required_argument, NULL, 's' }, { "version", no_argument, NULL, 'V' },
 	{ "help", no_argument, NULL, 'h' }, { "json", no_argument, NULL, OPT_JSON },
-	{ "all", no_argument, NULL, OPT_ALL }, { "yes", no_argument, NULL, OPT_YES },
-	{ "body", no_argument, NULL, OPT_BODY }, { "sender", required_argument, NULL, OPT_FILTER },
+	{ "all", no_argument, NULL, OPT_ALL }, { "verbose", no_argument, NULL, 'v' },
+	{ "yes", no_argument, NULL, OPT_YES }, { "body", no_argument, NULL, OPT_BODY },
+	{ "sender", required_argument, NULL, OPT_FILTER },
 	{ "recipient", required_argument, NULL, OPT_FILTER + 1 },
 	{ "upstream", required_argument, NULL, OPT_FILTER + 2 },
 	{ "state", required_argument, NULL, OPT_FILTER + 3 },
@@ -148,7 +151,7 @@ read_command_line(int argc, char **argv, struct ctl *ctl, int *code)
 {
 	int option;
 
-	while ((option = getopt_long(argc, argv, "c:s:yVh", long_options, NULL)) != -1)
+	while ((option = getopt_long(argc, argv, "c:s:vyVh", long_options, NULL)) != -1)
 		switch (option) {
 		case 'c':
 			ctl->config_path = optarg;
@@ -161,6 +164,9 @@ read_command_line(int argc, char **argv, struct ctl *ctl, int *code)
 			break;
 		case OPT_ALL:
 			ctl->is_all = true;
+			break;
+		case 'v':
+			ctl->is_verbose = true;
 			break;
 		case 'y':
 		case OPT_YES:

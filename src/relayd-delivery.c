@@ -2,7 +2,7 @@
  * the control socket. Started by relayd (--worker), or alone for tests and debugging (-c FILE). */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +14,11 @@
 
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/sandbox.h"
 #include "base/worker.h"
+#include "delivery/confine.h"
 #include "delivery/control.h"
 #include "delivery/delivery.h"
+#include "delivery/tls.h"
 #include "spool/segment.h"
 
 struct program {
@@ -75,55 +76,15 @@ make_alone(struct program *p)
 	return segment_prepare_directory(p->dirfd);
 }
 
-/* Secrets are replaced by renaming: their directory has to be readable, not the file alone. */
 static void
-allow_directory_of(struct sandbox_path *paths, size_t *n, const char *file)
+enter_sandbox(const struct program *p)
 {
-	char *copy;
-
-	if (file == NULL)
-		return;
-	copy = xstrdup(file);
-	paths[(*n)++] = (struct sandbox_path){ xstrdup(dirname(copy)), false };
-	free(copy);
-}
-
-static void
-enter_sandbox(struct program *p)
-{
-	const struct config *config = p->worker.config;
-	struct sandbox_path *paths = xcalloc(16 + 4 * config->n_upstreams, sizeof(*paths));
-	struct sandbox_options options = { .profile = SANDBOX_DELIVERY, .paths = paths };
 	char why[SANDBOX_WHY_MAX] = "";
-	size_t n = 0, first_copied;
 
-	paths[n++] = (struct sandbox_path){ config->spool.directory, true };
-	paths[n++] = (struct sandbox_path){ "/etc", false };
-	paths[n++] = (struct sandbox_path){ "/run", false }; /* resolv.conf's target, credentials */
-	paths[n++] = (struct sandbox_path){ "/usr/share", false }; /* ca-certificates, zones */
-	paths[n++] = (struct sandbox_path){ "/usr/lib/ssl", false };
-	paths[n++] = (struct sandbox_path){ "/usr/local/share/ca-certificates", false };
-	if (getenv("CREDENTIALS_DIRECTORY") != NULL)
-		paths[n++] = (struct sandbox_path){ getenv("CREDENTIALS_DIRECTORY"), false };
-	first_copied = n;
-	for (size_t i = 0; i < config->n_upstreams; i++) {
-		allow_directory_of(paths, &n, config->upstreams[i].password_file);
-		allow_directory_of(paths, &n, config->upstreams[i].tls_ca);
-		allow_directory_of(paths, &n, config->upstreams[i].tls_cert);
-		allow_directory_of(paths, &n, config->upstreams[i].tls_key);
-	}
-	options.n_paths = n;
-	if (sandbox_enter(&options, why))
-		log_debug("sandbox.entered", KV_STR("profile", "delivery"));
+	if (confine(p->worker.config, why))
+		log_debug("sandbox.entered", KV_STR("program", p->worker.program));
 	else
-		log_warning("sandbox.limited", KV_WHY(why));
-	for (size_t i = first_copied; i < n; i++) {
-		char *copy;
-
-		memcpy(&copy, &paths[i].path, sizeof(copy));
-		free(copy);
-	}
-	free(paths);
+		log_warning("sandbox.limited", KV_STR("program", p->worker.program), KV_WHY(why));
 }
 
 static int
@@ -171,6 +132,9 @@ main(int argc, char **argv)
 	bool done = false;
 	int status;
 
+	mallopt(
+	    M_MMAP_THRESHOLD, 128 << 10); /* what only a start or a compaction needs goes back */
+	tls_use_memory();
 	status = worker_start(argc, argv, "relayd-delivery", &p.worker, &done);
 	if (done)
 		return status;

@@ -69,14 +69,15 @@ prepare(struct program *program)
 	return shared_page_map(program->worker.shared_fd, &program->page);
 }
 
+/* The spool is one directory: delivery's segments and journal lie in reach too. */
 static void
 confine(const struct program *program)
 {
 	const struct sandbox_path paths[] = {
-		{ program->worker.config->spool.directory, true },
-		{ "/sys/fs/cgroup", false }, /* peer.c: names of units */
-		{ "/proc", false },          /* peer.c: the cgroup of a unix client */
-		{ "/dev/null", false },      /* listener.c: the reserved descriptor */
+		{ program->worker.config->spool.directory, SANDBOX_WRITE },
+		{ "/sys/fs/cgroup", SANDBOX_LIST }, /* peer.c: names of units */
+		{ "/proc", SANDBOX_READ },          /* peer.c: the cgroup of a unix client */
+		{ "/dev/null", SANDBOX_READ },      /* listener.c: the reserved descriptor */
 	};
 	const struct sandbox_options options = {
 		.profile = SANDBOX_INTAKE, .paths = paths, .n_paths = ARRAY_LEN(paths)
@@ -145,7 +146,8 @@ main(int argc, char **argv)
 	if (r < 0) {
 		log_error("spool.failed",
 		    KV_STR("directory", program.worker.config->spool.directory),
-		    KV_WHY(strerror(-r)));
+		    KV_STR("error", strerror(-r)), KV_WHY("it cannot be opened: no mail is taken"),
+		    KV_FIX("mend what the error says; it is tried again"));
 		r = WORKER_EXIT_IO;
 	} else {
 		r = serve(&program);

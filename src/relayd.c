@@ -83,8 +83,9 @@ check(const char *path)
 		fprintf(stderr, "relayd: %s can be read, but %u thing%s it needs %s not in order\n",
 		    path, problems, problems == 1 ? "" : "s", problems == 1 ? "is" : "are");
 	else
-		printf("relayd: %s is good: %zu listeners, %zu upstreams\n", path, config->n_listen,
-		    config->n_upstreams);
+		printf("relayd: %s is good: %zu listener%s, %zu upstream%s\n", path,
+		    config->n_listen, config->n_listen == 1 ? "" : "s", config->n_upstreams,
+		    config->n_upstreams == 1 ? "" : "s");
 	config_free(config);
 	return problems > 0 ? EX_CONFIG : EX_OK;
 }

@@ -545,19 +545,23 @@ load_text(const char *path, char *text, size_t len, config_problem_fn *problem, 
 		.problem = problem != NULL ? problem : ignore_problem,
 		.arg = arg };
 	struct parse p = { .draft = &draft };
+	bool has_memory = true;
 	cfg_t *cfg;
 
 	parse = &p;
 	draft.config->path = xstrdup(path);
 	note_file(path[0] != '\0' ? path : "(configuration)");
+	errno = 0;
 	cfg = parse_all(text, len);
 	if (cfg != NULL) {
 		collect(&draft, cfg);
 		draft_make(&draft);
 		cfg_free(cfg);
-	} else if (draft.n_problems == 0) { /* no memory, or libconfuse had no words for it */
-		draft_complain(
-		    &draft, (struct place){ NULL, 0 }, "this cannot be read as a configuration");
+	} else if (draft.n_problems == 0) { /* libconfuse had no words for it */
+		has_memory = errno != ENOMEM;
+		draft_complain(&draft, (struct place){ NULL, 0 }, "%s",
+		    has_memory ? "this cannot be read as a configuration"
+		               : "there is no memory to read it");
 	}
 	parse = NULL;
 	forget_blocks(&p);
@@ -574,7 +578,7 @@ load_text(const char *path, char *text, size_t len, config_problem_fn *problem, 
 	free(draft.told);
 	if (draft.n_problems > 0) {
 		config_free(draft.config);
-		return -EINVAL;
+		return has_memory ? -EINVAL : -ENOMEM;
 	}
 	*out = draft.config;
 	return 0;
@@ -597,6 +601,12 @@ load_fd(int fd, const char *path, config_problem_fn *problem, void *arg, struct 
 	r = load_text(path, text, len, problem, arg, out);
 	free(text);
 	return r;
+}
+
+bool
+config_is_starved(int r)
+{
+	return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EIO;
 }
 
 int

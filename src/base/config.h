@@ -32,6 +32,8 @@ enum config_auth {
 };
 
 enum config_listen_auth { CONFIG_LISTEN_AUTH_NONE, CONFIG_LISTEN_AUTH_IGNORE };
+enum config_line_end { CONFIG_LINE_END_NORMALIZE, CONFIG_LINE_END_REJECT };
+enum config_nul { CONFIG_NUL_REJECT, CONFIG_NUL_SPACE };
 
 struct config_listen {
 	const char
@@ -39,6 +41,8 @@ struct config_listen {
 	struct sockaddr_storage sa;
 	socklen_t sa_len;
 	enum config_listen_auth auth;
+	enum config_line_end line_end;
+	enum config_nul nul;
 	bool
 	    optional; /* go on without it where it cannot be opened, as for the default listeners */
 	unsigned line; /* where it stands in the file; 0: a default */
@@ -90,6 +94,10 @@ struct config_upstream {
 	bool pipelining, chunking; /* use them when offered */
 };
 
+/* So many of segment are left free on the file system: for the files of delivery, and for those of one
+ * start after a kill. */
+#define CONFIG_FREE_SEGMENTS 6u
+
 struct config {
 	const char *path;       /* the file it came from, for messages; "" if from a descriptor */
 	const char *hostname;   /* what EHLO, Received and DSNs say */
@@ -101,7 +109,7 @@ struct config {
 	size_t n_clients;
 	struct {
 		const char *directory;
-		uint64_t min_free_bytes;
+		uint64_t min_free_bytes; /* 0: no limit; else CONFIG_FREE_SEGMENTS at least */
 		uint64_t max_message_bytes;
 		uint64_t segment_bytes;
 	} spool;
@@ -135,12 +143,14 @@ struct config {
 typedef void config_problem_fn(void *arg, const char *text);
 
 /* Parses and validates. Gives *out (freed with config_free()); -EINVAL after telling every problem
- * it could find, or -errno if the file cannot be read (told as well). *out is untouched then. */
+ * it could find, or -errno if the file cannot be read (told as well): config_is_starved() then says
+ * whether the same file may load in a moment. *out is untouched then. */
 int config_load(
     const char *path, config_problem_fn *problem, void *arg, struct config **out) MUST_CHECK;
 /* The same from a descriptor that holds canonical text (how the supervisor starts its workers, so
  * that a worker restarted later never sees a file that nobody validated). Borrows fd. */
 int config_load_fd(int fd, config_problem_fn *problem, void *arg, struct config **out) MUST_CHECK;
+bool config_is_starved(int r); /* for want of memory or descriptors, or by a failing disk */
 void config_free(struct config *config);
 
 /* What can be checked without the network and beyond the grammar: readable secrets with sane

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/draft.h"
+#include "base/netaddr.h"
 #include "base/presets.h"
 #include "base/span.h"
 
@@ -130,10 +131,21 @@ complete_retry(struct config *config, const struct draft_block *retry)
 		config->retry.warn_ms = 0;
 }
 
+/* Where mail has taken the room that delivery needs for its next files, nothing leaves any more, and no room comes back. */
+static void
+complete_min_free(struct config *config)
+{
+	uint64_t least = CONFIG_FREE_SEGMENTS * config->spool.segment_bytes;
+
+	if (config->spool.min_free_bytes > 0 && config->spool.min_free_bytes < least)
+		config->spool.min_free_bytes = least;
+}
+
 void
 draft_complete(struct draft *draft)
 {
 	complete_hostname(draft->config);
+	complete_min_free(draft->config);
 	complete_retry(draft->config, draft->single[BLOCK_RETRY]);
 	for (size_t i = 0; i < draft->config->n_upstreams; i++)
 		complete_upstream(draft, i);
@@ -309,6 +321,51 @@ validate_account(struct draft *draft, size_t i)
 		    preset->password_hint);
 }
 
+/* Is this listener the end of that upstream's connections? Names other than localhost are not looked up
+ * here: for them there is the count of our own Received lines. */
+static bool
+leads_to(const struct config_upstream *up, const struct config_listen *listen)
+{
+	static const char *const v4[] = { "127.0.0.1", "0.0.0.0" }, *const v6[] = { "[::1]",
+		"[::]" };
+	bool is_name = strcasecmp(up->host, "localhost") == 0, is_v6 = strcmp(up->host, "::1") == 0;
+	bool is_v4 = strncmp(up->host, "127.", 4) == 0;
+	char own[NETADDR_TEXT_MAX], text[NETADDR_TEXT_MAX];
+
+	if (listen->optional || listen->sa_len == 0) /* another's server may have that port */
+		return false;
+	netaddr_print_port((const struct sockaddr *)&listen->sa, own);
+	snprintf(text, sizeof(text), strchr(up->host, ':') != NULL ? "[%.80s]:%u" : "%.80s:%u",
+	    up->host, up->port);
+	if (strcmp(text, own) == 0)
+		return true;
+	for (size_t i = 0; i < ARRAY_LEN(v4); i++) {
+		snprintf(text, sizeof(text), "%s:%u", v4[i], up->port);
+		if ((is_name || (is_v4 && i > 0)) && strcmp(text, own) == 0)
+			return true;
+		snprintf(text, sizeof(text), "%s:%u", v6[i], up->port);
+		if ((is_name || (is_v6 && i > 0)) && strcmp(text, own) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+validate_loop(struct draft *draft, size_t i)
+{
+	const struct config *config = draft->config;
+	const struct config_upstream *up = &config->upstreams[i];
+
+	for (size_t j = 0; up->host != NULL && j < config->n_listen; j++)
+		if (leads_to(up, &config->listen[j])) {
+			complain(draft, i, "host",
+			    "host = %s, port = %u: that is relayd itself (listen \"%s\"), and mail "
+			    "would go in circles: set them to the provider's server",
+			    up->host, up->port, config->listen[j].address);
+			return;
+		}
+}
+
 static void
 validate_upstream(struct draft *draft, size_t i)
 {
@@ -317,6 +374,7 @@ validate_upstream(struct draft *draft, size_t i)
 		    "upstream \"\": give it a name, to be seen in logs and by relayctl");
 	validate_preset(draft, i);
 	validate_host(draft, i);
+	validate_loop(draft, i);
 	validate_tls(draft, i);
 	validate_auth(draft, i);
 	validate_account(draft, i);

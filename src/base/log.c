@@ -22,6 +22,7 @@
 #include "base/queue_id.h"
 
 #define LINE_MAX_BYTES 24576
+#define TRIES_MOST 4
 
 struct line {
 	size_t len;
@@ -30,6 +31,7 @@ struct line {
 
 static struct {
 	const char *program;
+	pid_t pid; /* kept: getpid() is a system call, and there may be a line for each message */
 	enum log_target target; /* never LOG_TO_AUTO */
 	enum log_level most;
 	int journal_fd; /* -1: not open */
@@ -73,28 +75,38 @@ utf8_length(const unsigned char *p, size_t left, uint32_t *character)
 	return len;
 }
 
-/* Characters that change what the reader sees of the others, or that end a line somewhere. */
+/* Characters that change what the reader sees of the others, that end a line somewhere, that look like
+ * the space behind a value, or that no standard gives a look. */
 static bool
 is_deceptive(uint32_t c)
 {
 	/* clang-format off */
 	static const struct { uint32_t first, last; } ranges[] = {
-		{ 0x80, 0x9f },       /* C1 controls: CSI and NEL among them */
-		{ 0xad, 0xad },       /* soft hyphen */
-		{ 0x061c, 0x061c },   /* Arabic letter mark */
-		{ 0x200b, 0x200f },   /* zero width, direction marks */
-		{ 0x2028, 0x202e },   /* line and paragraph separators, embeddings, overrides */
-		{ 0x2060, 0x206f },   /* invisible operators, isolates */
-		{ 0xfeff, 0xfeff },   /* byte order mark */
-		{ 0xfff9, 0xfffb },   /* interlinear annotation */
-		{ 0xe0000, 0xe0fff }, /* tags */
+		{ 0x80, 0xa0 },         /* C1 controls: CSI and NEL among them; the no-break space */
+		{ 0xad, 0xad },         /* soft hyphen */
+		{ 0x061c, 0x061c },     /* Arabic letter mark */
+		{ 0x115f, 0x1160 },     /* Hangul fillers, as 0x3164 and 0xffa0 */
+		{ 0x1680, 0x1680 },     /* a space */
+		{ 0x180b, 0x180f },     /* Mongolian variation selectors, vowel separator */
+		{ 0x2000, 0x200f },     /* spaces, zero width, direction marks */
+		{ 0x2028, 0x202f },     /* line and paragraph separators, embeddings, overrides; a space */
+		{ 0x205f, 0x206f },     /* a space, invisible operators, isolates */
+		{ 0x3000, 0x3000 },     /* a space */
+		{ 0x3164, 0x3164 },
+		{ 0xe000, 0xf8ff },     /* private use */
+		{ 0xfdd0, 0xfdef },     /* noncharacters */
+		{ 0xfe00, 0xfe0f },     /* variation selectors */
+		{ 0xfeff, 0xfeff },     /* byte order mark */
+		{ 0xffa0, 0xffa0 },
+		{ 0xfff0, 0xfffb },     /* interlinear annotation */
+		{ 0xe0000, 0x10ffff },  /* tags, more variation selectors, private use */
 	};
 	/* clang-format on */
 
 	for (size_t i = 0; i < ARRAY_LEN(ranges); i++)
 		if (c >= ranges[i].first && c <= ranges[i].last)
 			return true;
-	return false;
+	return (c & 0xfffe) == 0xfffe; /* the last two of each plane are no characters */
 }
 
 /* How the next bytes of `in` (not empty) are shown: sets *shown (at most 4 bytes in buf or in `in`),
@@ -400,6 +412,15 @@ end_line(struct line *line, const char *end)
 	put_string(line, end);
 }
 
+/* A process that forks and goes on logging says log_open() again. */
+static pid_t
+own_pid(void)
+{
+	if (logger.pid == 0)
+		logger.pid = getpid();
+	return logger.pid;
+}
+
 static void
 build_text(
     struct line *line, enum log_level level, const char *event, const struct log_field *fields)
@@ -417,7 +438,7 @@ build_text(
 		put_char(line, ' ');
 		put_string(line, logger.program);
 		put_char(line, '[');
-		put_int(line, getpid());
+		put_int(line, own_pid());
 		put_string(line, "]: ");
 	}
 	put_string(line, event);
@@ -438,7 +459,7 @@ build_json(
 	put_string(line, "\",\"program\":\"");
 	put_string(line, logger.program);
 	put_string(line, "\",\"pid\":");
-	put_int(line, getpid());
+	put_int(line, own_pid());
 	put_string(line, ",\"event\":\"");
 	put_string(line, event);
 	put_char(line, '"');
@@ -477,20 +498,27 @@ build_journal(
 
 /* ---- sending without waiting: each returns false if the line did not go out whole ---- */
 
+static ssize_t
+try_text(const struct line *line)
+{
+	struct pollfd ready = { .fd = logger.text_fd, .events = POLLOUT };
+
+	if (logger.text_is_socket)
+		return send(logger.text_fd, line->data, line->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (!logger.text_is_file && (poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0))
+		return 0;
+	return write(logger.text_fd, line->data, line->len);
+}
+
 static bool
 send_text(const struct line *line)
 {
-	struct pollfd ready = { .fd = logger.text_fd, .events = POLLOUT };
+	unsigned tries = 0;
 	ssize_t n;
 
-	if (logger.text_is_socket) {
-		n = send(logger.text_fd, line->data, line->len, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} else {
-		if (!logger.text_is_file &&
-		    (poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0))
-			return false;
-		n = write(logger.text_fd, line->data, line->len);
-	}
+	do /* a signal came between */
+		n = try_text(line);
+	while (n < 0 && errno == EINTR && ++tries < TRIES_MOST);
 	if (n > 0)
 		logger.torn = (size_t)n < line->len;
 	return n == (ssize_t)line->len;
@@ -500,10 +528,16 @@ send_text(const struct line *line)
 static int
 send_journal(const struct line *line)
 {
+	unsigned tries = 0;
+	ssize_t n;
+
 	if (logger.journal_fd < 0)
 		return -1;
-	if (sendto(logger.journal_fd, line->data, line->len, MSG_DONTWAIT | MSG_NOSIGNAL,
-	        (const struct sockaddr *)&logger.journal, sizeof(logger.journal)) >= 0)
+	do
+		n = sendto(logger.journal_fd, line->data, line->len, MSG_DONTWAIT | MSG_NOSIGNAL,
+		    (const struct sockaddr *)&logger.journal, sizeof(logger.journal));
+	while (n < 0 && errno == EINTR && ++tries < TRIES_MOST);
+	if (n >= 0)
 		return 1;
 	return errno == ENOENT || errno == ECONNREFUSED || errno == EACCES || errno == EPERM ? -1
 	                                                                                     : 0;
@@ -570,6 +604,7 @@ log_open(const char *program, enum log_target target, enum log_level most)
 		close(logger.text_fd);
 	logger.text_fd = STDERR_FILENO;
 	logger.program = program;
+	logger.pid = getpid();
 	logger.most = most;
 	open_text();
 	if (target == LOG_TO_AUTO)

@@ -6,10 +6,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/loop.h"
+#include "base/os.h"
 #include "base/worker.h"
 
 struct loop {
@@ -19,25 +19,16 @@ struct loop {
 	bool is_stopping, is_quick;
 };
 
-static uint64_t
-clock_ms(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 uint64_t
 loop_now_ms(void)
 {
-	return clock_ms(CLOCK_BOOTTIME);
+	return os_boot_ms();
 }
 
 uint64_t
 loop_realtime_ms(void)
 {
-	return clock_ms(CLOCK_REALTIME);
+	return os_now_ms();
 }
 
 /* A full channel means that the supervisor does not read: the next heartbeat will tell it. */
@@ -117,6 +108,24 @@ listen_to(struct loop *loop, evutil_socket_t fd, short what, event_callback_fn c
 	if (event != NULL)
 		event_free(event);
 	return NULL;
+}
+
+static void *
+allocate(size_t size_bytes)
+{
+	return xrealloc(NULL, size_bytes, 1);
+}
+
+static void *
+reallocate(void *old, size_t size_bytes)
+{
+	return xrealloc(old, size_bytes, 1);
+}
+
+void
+loop_use_memory(void)
+{
+	event_set_mem_functions(allocate, reallocate, free);
 }
 
 static struct event_base *

@@ -26,6 +26,10 @@ struct loop_options {
 	void *arg;
 };
 
+/* Before anything else of libevent: where there is no memory the process ends as in xcalloc(). What
+ * libevent allocates is small and bounded, and half of its functions cannot say that it failed. */
+void loop_use_memory(void);
+
 /* Makes the base (epoll) and takes the signals. Gives *out. -errno: no base. */
 int loop_open(const struct loop_options *options, struct loop **out) MUST_CHECK;
 void loop_close(struct loop *loop); /* NULL is fine; frees the base: events go first */

@@ -12,6 +12,8 @@ static const char *const tls_words[] = { "starttls", "implicit", "none", NULL };
 static const char *const auth_words[] = { "auto", "plain", "login", "cram-md5", "scram-sha-1",
 	"scram-sha-256", "xoauth2", "oauthbearer", "external", "none", NULL };
 static const char *const listen_auth_words[] = { "none", "ignore", NULL };
+static const char *const line_end_words[] = { "normalize", "reject", NULL };
+static const char *const nul_words[] = { "reject", "space", NULL };
 static const char *const target_words[] = { "auto", "journal", "stderr", "json", NULL };
 static const char *const level_words[] = { "error", "warning", "info", "debug", NULL };
 
@@ -34,8 +36,8 @@ const struct option options[] = {
 
 	{ BLOCK_SPOOL, "directory", OPTION_PATH, TOP(spool.directory), "/var/spool/relayd", NULL, NULL, NULL,
 	  NULL, "where accepted mail stands" },
-	{ BLOCK_SPOOL, "min-free", OPTION_BYTES, TOP(spool.min_free_bytes), "64M", NULL, "1024G", NULL,
-	  NULL, "room to leave on the file system; with less, new mail is answered with 452" },
+	{ BLOCK_SPOOL, "min-free", OPTION_BYTES, TOP(spool.min_free_bytes), "96M", NULL, "1024G", NULL,
+	  NULL, "room to leave on the file system, at least six of segment; with less, new mail is answered with 452" },
 	{ BLOCK_SPOOL, "max-message", OPTION_BYTES, TOP(spool.max_message_bytes), "50M", "1K", "2G", NULL,
 	  NULL, "the largest message accepted" },
 	{ BLOCK_SPOOL, "segment", OPTION_BYTES, TOP(spool.segment_bytes), "16M", "1M", "1G", NULL,
@@ -77,6 +79,10 @@ const struct option options[] = {
 
 	{ BLOCK_LISTEN, "auth", OPTION_WORD, LISTEN(auth), "none", NULL, NULL, listen_auth_words,
 	  NULL, "ignore = offer AUTH, take any login and throw it away, for programs that insist" },
+	{ BLOCK_LISTEN, "line-end", OPTION_WORD, LISTEN(line_end), "normalize", NULL, NULL, line_end_words,
+	  NULL, "a bare LF or CR: normalize = it becomes CR LF or a space, reject = 550" },
+	{ BLOCK_LISTEN, "nul", OPTION_WORD, LISTEN(nul), "reject", NULL, NULL, nul_words,
+	  NULL, "a NUL byte in a message: reject = 550, space = becomes a space" },
 	{ BLOCK_LISTEN, "optional", OPTION_BOOL, LISTEN(optional), "false", NULL, NULL, bool_words,
 	  NULL, "go on without this listener where it cannot be opened" },
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -191,6 +192,7 @@ os_room(int dirfd, struct os_room *out)
 	if (r < 0)
 		return -errno;
 	out->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	out->all_bytes = (uint64_t)vfs.f_blocks * vfs.f_frsize;
 	out->free_files = vfs.f_files == 0 ? UINT64_MAX : vfs.f_favail;
 	return 0;
 }
@@ -237,6 +239,60 @@ uint64_t
 os_boot_us(void)
 {
 	return clock_us(CLOCK_BOOTTIME);
+}
+
+void
+os_condition_init(pthread_cond_t *condition)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(condition, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+void
+os_condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t most_us)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)(most_us / 1000000);
+	until.tv_nsec += (long)(most_us % 1000000) * 1000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	(void)pthread_cond_timedwait(condition, lock, &until);
+}
+
+int
+os_event_open(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	return fd < 0 ? -errno : fd;
+}
+
+void
+os_event_set(int fd)
+{
+	uint64_t one = 1;
+	ssize_t n;
+
+	if (fd < 0)
+		return;
+	AGAIN(n, write(fd, &one, sizeof(one))); /* EAGAIN: it is readable already */
+}
+
+void
+os_event_clear(int fd)
+{
+	uint64_t count;
+	ssize_t n;
+
+	AGAIN(n, read(fd, &count, sizeof(count))); /* EAGAIN: it was not set */
 }
 
 void *

@@ -1,12 +1,15 @@
-/* os.h - the operating system under the spool: files, directories and clocks. One object file of
- * its own and nothing but these functions in it, so that a test that defines all of them replaces
- * them at link time: the N-th call fails, a power cut forgets what was not synced.
+/* os.h - the operating system under the spool: files, directories, clocks, memory. One object file
+ * of its own and nothing but these functions in it, so that a test that defines all of them replaces
+ * them at link time (tests/unit/os_disk.c): the N-th call fails, a power cut forgets what was not
+ * synced, the clock is set back. So spool/ calls nothing of libc that these stand for, and nothing
+ * that works with stored times reads a clock but from here (tests/lint/check-os).
  *
  * Calls return a value >= 0, or -errno; they go on by themselves after EINTR. None of them retries
  * anything else, and none hides a short write. */
 #ifndef RELAYD_BASE_OS_H
 #define RELAYD_BASE_OS_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -17,6 +20,7 @@
 
 struct os_room {
 	uint64_t free_bytes; /* for us, not for root */
+	uint64_t all_bytes;  /* how big it is */
 	uint64_t free_files; /* UINT64_MAX: the file system does not count them */
 };
 
@@ -50,8 +54,19 @@ int os_random(void *buf, size_t len) MUST_CHECK;
 uint64_t os_now_ms(void);  /* CLOCK_REALTIME, since 1970: for what is stored and shown */
 uint64_t os_boot_ms(void); /* CLOCK_BOOTTIME: for waiting; never goes back */
 uint64_t os_boot_us(void);
+/* A condition, and to wait on it for at most that long (or until it is signalled, or for no reason). */
+void os_condition_init(pthread_cond_t *condition);
+void os_condition_wait(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t most_us);
 
-/* What a peer can make large comes from here; NULL: refuse. Freed with free(). */
+/* A descriptor that is readable once it was set (eventfd): how one thread wakes the loop of another,
+ * intake delivery. Closed with os_close(). */
+int os_event_open(void) MUST_CHECK;
+void os_event_set(int fd); /* -1: does nothing. Never blocks. */
+void os_event_clear(int fd);
+
+/* What a peer, or the number of messages, can make large comes from here; NULL: refuse. Freed with
+ * free(). (Small bounded things come from xcalloc(): without memory for those the process ends and is
+ * started again, which is a crash like any other, I4.) */
 void *os_alloc(size_t len);
 void *os_realloc(void *old, size_t len);
 

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/loop.h"
 #include "base/worker.h"
 
 static void
@@ -81,7 +82,7 @@ load(struct worker *worker, const char *path)
 	if (r < 0) {
 		fprintf(stderr, "%s: the configuration does not load: %s\n", worker->program,
 		    strerror(-r));
-		return WORKER_EXIT_CONFIG;
+		return config_is_starved(r) ? WORKER_EXIT_STARVED : WORKER_EXIT_CONFIG;
 	}
 	return 0;
 }
@@ -103,6 +104,7 @@ worker_start(int argc, char **argv, const char *program, struct worker *out, boo
 
 	fill_standard_descriptors();
 	reset_signals();
+	loop_use_memory();
 	umask(077);
 	*done = true;
 	while ((option = getopt_long(argc, argv, "c:Vh", long_options, NULL)) != -1)

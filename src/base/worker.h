@@ -59,6 +59,7 @@ struct worker_password {
 enum worker_exit {
 	WORKER_EXIT_USAGE = 64,
 	WORKER_EXIT_UNAVAILABLE = 69, /* a listener cannot be bound */
+	WORKER_EXIT_STARVED = 71,     /* no memory or descriptors */
 	WORKER_EXIT_IO = 74,          /* the spool cannot be used */
 	WORKER_EXIT_CONFIG = 78,      /* the config does not load */
 };

@@ -8,7 +8,9 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "base/os.h"
 #include "ctl/ctl.h"
+#include "delivery/report_row.h"
 
 #define TEXTS 16
 #define TEXT_MAX 2048
@@ -62,6 +64,45 @@ ctl_print_json(const json_t *object)
 	putchar('\n');
 }
 
+static size_t
+clean_length(struct span text)
+{
+	size_t n = 0;
+
+	while (n < text.len && ((text.data[n] >= ' ' && text.data[n] <= '~') ||
+	                           text.data[n] == '\n' || text.data[n] == '\t'))
+		n++;
+	return n;
+}
+
+/* How many bytes make the control that it begins with; 0: it does not. */
+static size_t
+control_length(struct span text)
+{
+	const unsigned char u = (unsigned char)text.data[0];
+	const unsigned char next = text.len > 1 ? (unsigned char)text.data[1] : 0;
+
+	if (u == 0xc2 && next >= 0x80 && next < 0xa0) /* those above ASCII */
+		return 2;
+	return u < 0x20 || u == 0x7f ? 1 : 0;
+}
+
+void
+ctl_print_lines(struct span text)
+{
+	while (text.len > 0) {
+		size_t n = clean_length(text);
+
+		fwrite(text.data, 1, n, stdout);
+		text = span_skip(text, n);
+		if (text.len == 0)
+			break;
+		n = control_length(text);
+		putchar(n > 0 ? '?' : text.data[0]);
+		text = span_skip(text, n > 0 ? n : 1);
+	}
+}
+
 const char *
 ctl_text(const char *raw)
 {
@@ -87,16 +128,8 @@ const char *
 ctl_age(int64_t seconds)
 {
 	char *out = next_buffer();
-	int64_t s = seconds < 0 ? 0 : seconds;
 
-	if (s < 60)
-		snprintf(out, TEXT_MAX, "%" PRId64 " s", s);
-	else if (s < 3600)
-		snprintf(out, TEXT_MAX, "%" PRId64 " min", s / 60);
-	else if (s < 86400)
-		snprintf(out, TEXT_MAX, "%" PRId64 " h %" PRId64 " min", s / 3600, s % 3600 / 60);
-	else
-		snprintf(out, TEXT_MAX, "%" PRId64 " d %" PRId64 " h", s / 86400, s % 86400 / 3600);
+	report_row_age(seconds, out);
 	return out;
 }
 
@@ -106,31 +139,28 @@ ctl_when(const json_t *object, const char *key)
 	const char *text = json_string_value(json_object_get(object, key));
 	char *out = next_buffer();
 	struct tm tm = { 0 };
-	int64_t distance;
 
 	if (text == NULL || strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) == NULL)
 		return "-";
-	distance = (int64_t)timegm(&tm) - (int64_t)time(NULL);
-	if (distance > 0)
-		snprintf(out, TEXT_MAX, "in %s", ctl_age(distance));
-	else
-		snprintf(out, TEXT_MAX, "%s ago", ctl_age(-distance));
+	report_row_when((int64_t)timegm(&tm) - (int64_t)(os_now_ms() / 1000), out);
 	return out;
 }
 
 const char *
 ctl_bytes(int64_t bytes)
 {
-	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
 	char *out = next_buffer();
-	double n = (double)bytes;
-	size_t unit = 0;
 
-	while (n >= 1024 && unit + 1 < ARRAY_LEN(units)) {
-		n /= 1024;
-		unit++;
-	}
-	snprintf(out, TEXT_MAX, unit == 0 || n >= 100 ? "%.0f %s" : "%.1f %s", n, units[unit]);
+	report_row_bytes(bytes, out);
+	return out;
+}
+
+const char *
+ctl_count(int64_t n, const char *noun)
+{
+	char *out = next_buffer();
+
+	snprintf(out, TEXT_MAX, "%" PRId64 " %s%s", n, noun, n == 1 ? "" : "s");
 	return out;
 }
 

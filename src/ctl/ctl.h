@@ -18,7 +18,7 @@ struct ctl {
 	struct config
 	    *config; /* NULL: it does not load; only if neither -c nor its spool is needed */
 	bool is_json;
-	bool is_all, is_sure, wants_body;
+	bool is_all, is_sure, is_verbose, wants_body;
 	const char *sender, *recipient, *upstream, *state, *unit, *uid;
 	char **arguments;
 	int n_arguments;
@@ -31,6 +31,8 @@ void ctl_note(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /* One object, one line. */
 void ctl_print_json(const json_t *object);
+/* Whole lines as they came, but for bytes that a terminal would obey: '?'. */
+void ctl_print_lines(struct span text);
 
 /* Strings from a peer never reach a terminal raw: these give text that is safe to print, in one of
  * a few buffers that are used in turn (good for one printf()). NULL and null are "". */
@@ -41,6 +43,8 @@ int64_t ctl_number(const json_t *object, const char *key);
 const char *ctl_age(int64_t seconds);
 const char *ctl_when(const json_t *object, const char *key);
 const char *ctl_bytes(int64_t bytes);
+/* "1 message", "2 messages": of a noun that takes an s. */
+const char *ctl_count(int64_t n, const char *noun);
 
 /* The request {"command": ctl->command, ...}; the caller adds fields and drops it. */
 json_t *ctl_request(const struct ctl *ctl);

@@ -25,7 +25,7 @@ on_line(void *arg, const json_t *line)
 	if (t->ctl->is_json)
 		ctl_print_json(line);
 	else
-		fputs(text, stdout);
+		ctl_print_lines(span_of(text));
 }
 
 /* What the file would put in force. */

@@ -1,10 +1,12 @@
 /* ctl_offline.c - see ctl_offline.h. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "ctl/ctl_offline.h"
 #include "delivery/report.h"
 #include "spool/catalog.h"
@@ -35,14 +37,13 @@ state_name(enum journal_state state)
 static bool
 is_locked(int dir_fd)
 {
-	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	int fd = openat(dir_fd, "lock", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = os_open(dir_fd, "lock", O_RDONLY | O_NONBLOCK, 0);
 	bool locked;
 
 	if (fd < 0)
 		return false;
-	locked = fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
-	close(fd);
+	locked = os_is_locked(fd) == 1;
+	os_close(fd);
 	return locked;
 }
 
@@ -59,7 +60,7 @@ ctl_offline_open(const struct ctl *ctl, int why, struct ctl_offline *out)
 		return -EINVAL;
 	}
 	directory = ctl->config->spool.directory;
-	fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* may be a symbolic link */
 	if (fd < 0) {
 		int r = -errno;
 
@@ -78,10 +79,18 @@ ctl_offline_open(const struct ctl *ctl, int why, struct ctl_offline *out)
 	return 0;
 }
 
+int
+ctl_offline_fail(int r)
+{
+	return ctl_fail("the spool cannot be read: %s",
+	    r == -EPROTONOSUPPORT ? "a newer relayd wrote it: run that version again"
+	                          : strerror(-r));
+}
+
 void
 ctl_offline_close(struct ctl_offline *offline)
 {
-	close(offline->dir_fd);
+	os_close(offline->dir_fd);
 }
 
 /* ---- a message as a report ---- */
@@ -104,13 +113,16 @@ fill_recipient(struct report_recipient *out, const struct envelope_recipient *re
 		return;
 	out->state = state_name(known->state);
 	out->attempts = known->attempts;
+	out->code = known->code;
+	out->enhanced = known->enhanced;
 	out->reply = known->reply;
 }
 
-static json_t *
-make_report(uint64_t id, const struct envelope *e, const struct journal_outcome *outcome)
+/* `recipients` has room for all of them. Borrows everything. */
+static struct report_message
+make_report(uint64_t id, const struct envelope *e, const struct journal_outcome *outcome,
+    struct report_recipient *recipients)
 {
-	struct report_recipient *recipients = xcalloc(e->n_recipients, sizeof(*recipients));
 	struct report_message m = { .id = id,
 		.state = "queued",
 		.sender = e->sender,
@@ -120,7 +132,6 @@ make_report(uint64_t id, const struct envelope *e, const struct journal_outcome 
 		.unit = e->unit,
 		.recipients = recipients,
 		.n_recipients = e->n_recipients };
-	json_t *report;
 
 	for (size_t i = 0; i < e->n_recipients; i++) {
 		const struct journal_recipient *known = find_outcome(outcome, i);
@@ -139,33 +150,34 @@ make_report(uint64_t id, const struct envelope *e, const struct journal_outcome 
 	}
 	if (outcome != NULL && (outcome->flags & JOURNAL_HOLD) != 0)
 		m.state = "held";
-	report = report_message(&m);
-	free(recipients);
-	return report;
+	return m;
 }
 
 /* ---- queue ---- */
 
 struct listing {
-	ctl_message_fn *each;
+	ctl_report_fn *each;
 	void *arg;
 };
 
 static int
-on_message(void *arg, const struct catalog_message *m)
+on_message(void *arg, const struct catalog_message *found)
 {
 	struct listing *listing = arg;
-	json_t *report = make_report(m->id, m->envelope, m->outcome);
+	struct report_recipient *recipients =
+	    xcalloc(found->envelope->n_recipients, sizeof(*recipients));
+	const struct report_message m =
+	    make_report(found->id, found->envelope, found->outcome, recipients);
 
-	listing->each(listing->arg, report);
-	json_decref(report);
+	listing->each(listing->arg, &m);
+	free(recipients);
 	return 0;
 }
 
 int
-ctl_offline_queue(const struct ctl_offline *offline, ctl_message_fn *each, void *arg)
+ctl_offline_queue(const struct ctl_offline *offline, ctl_report_fn *each, void *arg)
 {
-	struct listing listing = { each, arg };
+	struct listing listing = { .each = each, .arg = arg };
 	struct catalog_options options = {
 		.dirfd = offline->dir_fd, .message = on_message, .arg = &listing
 	};
@@ -188,10 +200,8 @@ copy_span(struct span s)
 }
 
 static void
-on_outcome(void *arg, const struct journal_outcome *o)
+on_outcome(struct history *h, const struct journal_outcome *o)
 {
-	struct history *h = arg;
-
 	h->items = xrealloc(h->items, h->n + o->n_recipients, sizeof(*h->items));
 	for (size_t i = 0; i < o->n_recipients; i++) {
 		const struct journal_recipient *r = &o->recipients[i];
@@ -204,6 +214,25 @@ on_outcome(void *arg, const struct journal_outcome *o)
 				.reply = copy_span(r->reply),
 				.upstream = copy_span(r->upstream) };
 	}
+}
+
+/* Each stored outcome of the message, oldest first (what compaction has left). */
+static int
+read_history(int dir_fd, uint64_t id, struct history *h)
+{
+	struct journal_scan *scan;
+	struct journal_outcome *o;
+	int r;
+
+	r = journal_scan_open(dir_fd, 0, false, NULL, NULL, &scan);
+	if (r < 0)
+		return r;
+	while ((r = journal_scan_next_of(scan, id, UINT_MAX, &o)) > 0) {
+		on_outcome(h, o);
+		journal_free(o);
+	}
+	journal_scan_close(scan);
+	return r;
 }
 
 static void
@@ -253,7 +282,6 @@ add_details(json_t *report, int dir_fd, uint64_t id, const struct envelope *e,
     const struct journal_outcome *outcome, struct spool_body *body)
 {
 	struct history history = { .envelope = e };
-	struct journal_index *index;
 	struct report_details details = { .client = e->client,
 		.listener = e->listener,
 		.helo = e->helo,
@@ -263,11 +291,8 @@ add_details(json_t *report, int dir_fd, uint64_t id, const struct envelope *e,
 	char *headers = read_headers(e, body, &details.headers.len);
 
 	details.headers.data = headers;
-	if (journal_index_open(dir_fd, false, NULL, NULL, &index) == 0) {
-		if (journal_index_history(index, id, on_outcome, &history) < 0)
-			ctl_note("the history of attempts cannot be read");
-		journal_index_close(index);
-	}
+	if (read_history(dir_fd, id, &history) < 0)
+		ctl_note("the history of attempts cannot be read");
 	details.history = history.items;
 	details.n_history = history.n;
 	report_add_details(report, &details);
@@ -282,6 +307,8 @@ ctl_offline_show(const struct ctl_offline *offline, uint64_t id, ctl_message_fn 
 	struct journal_outcome *outcome = NULL;
 	struct spool_store *store = NULL;
 	struct spool_body *body = NULL;
+	struct report_recipient *recipients;
+	struct report_message m;
 	struct spool_location at;
 	struct envelope *e;
 	json_t *report;
@@ -295,7 +322,10 @@ ctl_offline_show(const struct ctl_offline *offline, uint64_t id, ctl_message_fn 
 		r = spool_store_body(store, at, e, &body);
 	if (r < 0)
 		ctl_note("the body cannot be read: %s", strerror(-r));
-	report = make_report(id, e, outcome);
+	recipients = xcalloc(e->n_recipients, sizeof(*recipients));
+	m = make_report(id, e, outcome, recipients);
+	report = report_message(&m);
+	free(recipients);
 	add_details(report, offline->dir_fd, id, e, outcome, body);
 	each(arg, report);
 	json_decref(report);

@@ -9,6 +9,7 @@
 #include "base/base.h"
 #include "base/span.h"
 #include "ctl/ctl.h"
+#include "delivery/report.h"
 
 struct ctl_offline {
 	int dir_fd;
@@ -20,11 +21,15 @@ struct ctl_offline {
 int ctl_offline_open(const struct ctl *ctl, int why, struct ctl_offline *out) MUST_CHECK;
 void ctl_offline_close(struct ctl_offline *offline);
 
-/* Each message not done, as delivery/report.h prints it. The object is borrowed. */
-typedef void ctl_message_fn(void *arg, const json_t *message);
-int ctl_offline_queue(
-    const struct ctl_offline *offline, ctl_message_fn *each, void *arg) MUST_CHECK;
+/* Says why the spool cannot be read. Gives the exit code. */
+int ctl_offline_fail(int r);
 
+/* Each message not done. It is borrowed. */
+typedef void ctl_report_fn(void *arg, const struct report_message *message);
+int ctl_offline_queue(const struct ctl_offline *offline, ctl_report_fn *each, void *arg) MUST_CHECK;
+
+/* As delivery/report.h prints it. The object is borrowed. */
+typedef void ctl_message_fn(void *arg, const json_t *message);
 /* One message with details. With `body`: its bytes too, as they would go upstream. -ENOENT. */
 typedef void ctl_bytes_fn(void *arg, struct span bytes);
 int ctl_offline_show(const struct ctl_offline *offline, uint64_t id, ctl_message_fn *each,

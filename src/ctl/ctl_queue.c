@@ -8,109 +8,126 @@
 #include "ctl/commands.h"
 #include "ctl/ctl_offline.h"
 #include "ctl/ctl_socket.h"
+#include "base/os.h"
+#include "delivery/report_row.h"
 
 struct listing {
 	const struct ctl *ctl;
-	unsigned long n;
-	bool has_queued;
+	json_int_t count;
+	bool has_begun; /* something was printed: it is too late to read the spool instead */
+	struct report_text text; /* of the spool's messages */
 };
 
+/* ---- from delivery ---- */
+
 static void
-print_row(const json_t *m)
+print_title(struct listing *l)
 {
-	const json_t *recipients = json_object_get(m, "recipients"), *r;
-	const char *sender = ctl_get(m, "sender");
-	size_t i;
+	struct report_text title = { 0 };
 
-	printf("%-13s  %-8s  %9s  %-12s  %-12s  %s\n", ctl_get(m, "id"), ctl_get(m, "state"),
-	    ctl_bytes(ctl_number(m, "size")), ctl_when(m, "arrived"),
-	    strcmp(ctl_get(m, "state"), "queued") == 0 ? "now" : ctl_when(m, "next_attempt"),
-	    sender[0] != '\0' ? sender : "<>");
-	json_array_foreach(recipients, i, r)
-	{
-		const char *reply = ctl_get(r, "reply");
+	if (l->has_begun)
+		return;
+	l->has_begun = true;
+	report_row_print_title(&title);
+	fwrite(title.text, 1, title.len, stdout);
+	free(title.text);
+}
 
-		printf("               -> %s", ctl_get(r, "recipient"));
-		if (strcmp(ctl_get(r, "state"), ctl_get(m, "state")) != 0)
-			printf("  [%s]", ctl_get(r, "state"));
-		printf("%s%s\n", reply[0] != '\0' ? "  " : "", reply);
+static void
+print_row(struct listing *l, struct span row)
+{
+	print_title(l);
+	ctl_print_lines(row);
+	putchar('\n');
+}
+
+/* A JSON string. Mostly nothing in it is escaped. */
+static int
+on_row(void *arg, struct span row)
+{
+	json_t *text;
+
+	if (row.len >= 2 && row.data[0] == '"' && memchr(row.data, '\\', row.len) == NULL) {
+		print_row(arg, (struct span){ row.data + 1, row.len - 2 });
+		return 0;
 	}
-}
-
-static void
-on_message(void *arg, const json_t *m)
-{
-	struct listing *l = arg;
-
-	if (l->ctl->is_json) {
-		ctl_print_json(m);
-	} else {
-		if (l->n == 0)
-			printf("%-13s  %-8s  %9s  %-12s  %-12s  %s\n", "ID", "STATE", "SIZE",
-			    "ARRIVED", "NEXT TRY", "SENDER -> RECIPIENTS");
-		print_row(m);
+	text = json_loadb(row.data, row.len, JSON_DECODE_ANY, NULL);
+	if (!json_is_string(text)) {
+		json_decref(text);
+		return -EPROTO;
 	}
-	l->has_queued |= strcmp(ctl_get(m, "state"), "queued") == 0;
-	l->n++;
+	print_row(arg, span_of(json_string_value(text)));
+	json_decref(text);
+	return 0;
 }
 
-static void
-on_line(void *arg, const json_t *line)
+/* JSON has none as such; a terminal would obey them. */
+static bool
+has_controls(struct span text)
 {
-	const json_t *m = json_object_get(line, "message");
+	bool has = false;
 
-	if (m != NULL)
-		on_message(arg, m);
+	for (size_t i = 0; i < text.len; i++)
+		has |= (unsigned char)text.data[i] < 0x20;
+	return has;
 }
 
-/* ---- the filters, as delivery has them ---- */
+static int
+on_message(void *arg, struct span message)
+{
+	if (has_controls(message))
+		return -EPROTO;
+	((struct listing *)arg)->has_begun = true;
+	fwrite(message.data, 1, message.len, stdout);
+	putchar('\n');
+	return 0;
+}
+
+/* ---- from the spool; the filters as delivery has them ---- */
 
 static bool
-has_part(const json_t *object, const char *key, const char *part)
+has_recipient(const struct report_message *m, const char *part)
 {
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text != NULL && strcasestr(text, part) != NULL;
-}
-
-static bool
-has_recipient(const json_t *m, const char *part)
-{
-	const json_t *r;
-	size_t i;
-
-	json_array_foreach(
-	    json_object_get(m, "recipients"), i, r) if (has_part(r, "recipient", part)) return true;
+	for (size_t i = 0; i < m->n_recipients; i++)
+		if (report_has_part(m->recipients[i].address, part))
+			return true;
 	return false;
 }
 
 static bool
-is_equal(const json_t *object, const char *key, const char *wanted)
+has_sender(const struct report_message *m, const char *part)
 {
-	const json_t *value = json_object_get(object, key);
-	char number[32];
+	return strcmp(part, "<>") == 0 ? m->sender.len == 0 : report_has_part(m->sender, part);
+}
 
-	if (json_is_integer(value)) {
-		snprintf(
-		    number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-		return strcmp(number, wanted) == 0;
-	}
-	return json_is_string(value) && strcmp(json_string_value(value), wanted) == 0;
+static bool
+fits(const struct ctl *ctl, const struct report_message *m)
+{
+	return (ctl->sender == NULL || has_sender(m, ctl->sender)) &&
+	       (ctl->recipient == NULL || has_recipient(m, ctl->recipient)) &&
+	       (ctl->state == NULL || strcmp(m->state, ctl->state) == 0) &&
+	       (ctl->upstream == NULL || span_equals(m->upstream, span_of(ctl->upstream))) &&
+	       (ctl->unit == NULL || report_has_part(m->unit, ctl->unit)) &&
+	       (ctl->uid == NULL || m->uid == strtol(ctl->uid, NULL, 10));
 }
 
 static void
-on_spool_message(void *arg, const json_t *m)
+on_spool_message(void *arg, const struct report_message *m)
 {
 	struct listing *l = arg;
-	const struct ctl *ctl = l->ctl;
 
-	if ((ctl->sender == NULL || has_part(m, "sender", ctl->sender)) &&
-	    (ctl->recipient == NULL || has_recipient(m, ctl->recipient)) &&
-	    (ctl->state == NULL || is_equal(m, "state", ctl->state)) &&
-	    (ctl->upstream == NULL || is_equal(m, "upstream", ctl->upstream)) &&
-	    (ctl->unit == NULL || is_equal(m, "unit", ctl->unit)) &&
-	    (ctl->uid == NULL || is_equal(m, "uid", ctl->uid)))
-		on_message(arg, m);
+	if (!fits(l->ctl, m))
+		return;
+	l->text.len = 0;
+	if (l->ctl->is_json) {
+		report_print(&l->text, m);
+		report_put(&l->text, SPAN("\n"));
+	} else {
+		print_title(l);
+		report_row_print(&l->text, m, os_now_ms());
+	}
+	fwrite(l->text.text, 1, l->text.len, stdout);
+	l->count++;
 }
 
 static int
@@ -123,8 +140,9 @@ list_spool(const struct ctl *ctl, int why, struct listing *l)
 		return CTL_FAILED;
 	r = ctl_offline_queue(&offline, on_spool_message, l);
 	ctl_offline_close(&offline);
+	free(l->text.text);
 	if (r < 0)
-		return ctl_fail("the spool cannot be read: %s", strerror(-r));
+		return ctl_offline_fail(r);
 	return CTL_OK;
 }
 
@@ -140,6 +158,8 @@ make_request(const struct ctl *ctl)
 	for (size_t i = 0; i < ARRAY_LEN(filters); i++)
 		if (filters[i].value != NULL)
 			json_object_set_new(request, filters[i].key, json_string(filters[i].value));
+	if (!ctl->is_json)
+		json_object_set_new(request, "rows", json_true());
 	if (ctl->uid != NULL)
 		json_object_set_new(request, "uid", json_integer(strtol(ctl->uid, NULL, 10)));
 	return request;
@@ -170,28 +190,48 @@ print_down(const struct ctl *ctl)
 	json_decref(last);
 }
 
+static int
+list_running(struct listing *l, json_t **last)
+{
+	json_t *request = make_request(l->ctl);
+
+	if (l->ctl->is_json)
+		return ctl_ask_list(l->ctl, request, "message", on_message, l, last);
+	return ctl_ask_list(l->ctl, request, "row", on_row, l, last);
+}
+
+/* The count at the end, and what an operator has to know about it. */
+static void
+print_end(const struct listing *l, const json_t *last)
+{
+	if (!l->ctl->is_json && json_is_true(json_object_get(last, "queued")))
+		print_down(l->ctl);
+	if (!l->ctl->is_json && l->count == 0)
+		puts("The queue is empty.");
+	else if (!l->ctl->is_json)
+		puts(ctl_count(l->count, "message"));
+	if (json_is_true(json_object_get(last, "reading")))
+		ctl_note("the spool is still being read: there is more in the queue than this");
+}
+
 int
 ctl_queue(const struct ctl *ctl)
 {
 	struct listing l = { .ctl = ctl };
 	json_t *last = NULL;
-	int code, r = ctl_ask(ctl, make_request(ctl), on_line, &l, &last);
+	int code, r;
 
+	r = list_running(&l, &last);
 	if (r == 0) {
 		code = ctl_end(last);
-		if (code == CTL_OK && l.has_queued && !ctl->is_json)
-			print_down(ctl);
-	} else if (ctl_is_down(r) && l.n == 0) {
+		l.count = ctl_number(last, "count");
+	} else if (ctl_is_down(r) && !l.has_begun) {
 		code = list_spool(ctl, r, &l);
 	} else {
 		code = ctl_fail_ask(ctl, r);
 	}
+	if (code == CTL_OK)
+		print_end(&l, last);
 	json_decref(last);
-	if (code == CTL_OK && !ctl->is_json) {
-		if (l.n == 0)
-			puts("The queue is empty.");
-		else
-			printf("%lu message%s\n", l.n, l.n == 1 ? "" : "s");
-	}
 	return code;
 }

@@ -37,9 +37,9 @@ print_recipients(const json_t *m)
 	{
 		const char *reply = ctl_get(r, "reply");
 
-		printf("  %s: %s, %" PRId64 " attempt%s%s%s\n", ctl_get(r, "recipient"),
-		    ctl_get(r, "state"), ctl_number(r, "attempts"),
-		    ctl_number(r, "attempts") == 1 ? "" : "s", reply[0] != '\0' ? ": " : "", reply);
+		printf("  %s: %s, %s%s%s\n", ctl_get(r, "recipient"), ctl_get(r, "state"),
+		    ctl_count(ctl_number(r, "attempts"), "attempt"), reply[0] != '\0' ? ": " : "",
+		    reply);
 	}
 }
 
@@ -166,11 +166,13 @@ on_line(void *arg, const json_t *line)
 {
 	const json_t *data = json_object_get(line, "data");
 	const json_t *message = json_object_get(line, "message");
+	const struct showing *s = arg;
 	struct span bytes;
 
 	if (message != NULL)
 		on_message(arg, message);
-	if (data != NULL && base64_decode(span_of(json_string_value(data)), &bytes)) {
+	if (data != NULL && s->ctl->wants_body &&
+	    base64_decode(span_of(json_string_value(data)), &bytes)) {
 		on_bytes(arg, bytes);
 		free((char *)(uintptr_t)bytes.data);
 	}
@@ -187,8 +189,8 @@ show_spool(const struct ctl *ctl, int why, uint64_t id, struct showing *s)
 	r = ctl_offline_show(&offline, id, on_message, ctl->wants_body ? on_bytes : NULL, s);
 	ctl_offline_close(&offline);
 	if (r == -ENOENT)
-		return ctl_fail("%s: there is no such message in the queue; journalctl "
-		                "RELAYD_QUEUE_ID=%s tells what became of it",
+		return ctl_fail("%s is not in the queue; journalctl -u relayd RELAYD_QUEUE_ID=%s "
+		                "tells what became of it",
 		    ctl->arguments[0], ctl->arguments[0]);
 	return r < 0 ? ctl_fail("%s: %s", ctl->arguments[0], strerror(-r)) : CTL_OK;
 }

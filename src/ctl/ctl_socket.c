@@ -13,13 +13,14 @@
 #define DEFAULT_SOCKET "/run/relayd/control"
 #define ANSWER_MS 5000 /* a line of most answers: delivery never sleeps so long */
 #define TEST_MS 600000 /* a step of a test: an upstream may take its time */
+#define BUFFER_BYTES (256u << 10)
 #define LINE_MAX_BYTES (64u << 20)
 
 struct talk {
 	int fd;
 	int wait_ms;
 	char *buffer;
-	size_t len, size, scanned;
+	size_t used, len, size; /* lines that were given; what was read */
 };
 
 static const char *
@@ -67,41 +68,56 @@ send_line(int fd, const json_t *request)
 
 		if (n >= 0)
 			done += (size_t)n;
+		else if (errno == EPIPE)
+			break; /* whoever does not listen may have said why */
 		else if (errno != EINTR)
-			r = errno == EPIPE ? -EPROTO : -errno;
+			r = -errno;
 	}
 	free(line);
 	free(text);
 	return r;
 }
 
-/* Gives the next line as an object. */
+/* What was read already and not yet used moves to the front; there is room for more then. */
 static int
-read_line(struct talk *t, json_t **out)
+make_room(struct talk *t)
 {
+	if (t->used > 0)
+		memmove(t->buffer, t->buffer + t->used, t->len - t->used);
+	t->len -= t->used;
+	t->used = 0;
+	if (t->len < t->size)
+		return 0;
+	if (t->size >= LINE_MAX_BYTES)
+		return -EPROTO;
+	t->size = t->size == 0 ? BUFFER_BYTES : t->size * 2;
+	t->buffer = xrealloc(t->buffer, t->size, 1);
+	return 0;
+}
+
+/* Gives the next line, good until the next call. */
+static int
+read_line(struct talk *t, struct span *line)
+{
+	size_t scanned = t->used;
+
 	for (;;) {
-		char *end = t->len > t->scanned
-		                ? memchr(t->buffer + t->scanned, '\n', t->len - t->scanned)
-		                : NULL;
+		char *end =
+		    t->len > scanned ? memchr(t->buffer + scanned, '\n', t->len - scanned) : NULL;
 		struct pollfd poll_fd = { .fd = t->fd, .events = POLLIN };
 		ssize_t n;
+		int r;
 
 		if (end != NULL) {
-			size_t used = (size_t)(end - t->buffer) + 1;
-
-			*out = json_loadb(t->buffer, used, 0, NULL);
-			memmove(t->buffer, t->buffer + used, t->len - used);
-			t->len -= used;
-			t->scanned = 0;
-			return json_is_object(*out) ? 0 : -EPROTO;
+			*line = (struct span){ t->buffer + t->used,
+				(size_t)(end - t->buffer) - t->used };
+			t->used = (size_t)(end - t->buffer) + 1;
+			return 0;
 		}
-		t->scanned = t->len;
-		if (t->len == t->size) {
-			t->size = t->size == 0 ? 65536 : t->size * 2;
-			if (t->size > LINE_MAX_BYTES)
-				return -EPROTO;
-			t->buffer = xrealloc(t->buffer, t->size, 1);
-		}
+		r = make_room(t);
+		if (r < 0)
+			return r;
+		scanned = t->len;
 		n = poll(&poll_fd, 1, t->wait_ms);
 		if (n == 0)
 			return -ETIMEDOUT;
@@ -125,29 +141,59 @@ is_last(const json_t *object)
 	       json_object_get(object, "phase") != NULL;
 }
 
+/* Who listens to the lines before the last one. */
+struct listener {
+	ctl_line_fn *line;
+	const char *key; /* of lines for value() */
+	ctl_value_fn *value;
+	void *arg;
+};
+
+/* The inside of {"KEY":...}. */
+static bool
+is_value(const struct listener *to, struct span line, struct span *value)
+{
+	size_t len = to->key != NULL ? strlen(to->key) : 0;
+
+	if (len == 0 || line.len < len + 5 || memcmp(line.data, "{\"", 2) != 0 ||
+	    memcmp(line.data + 2, to->key, len) != 0 || memcmp(line.data + 2 + len, "\":", 2) != 0)
+		return false;
+	*value = (struct span){ line.data + len + 4, line.len - len - 5 };
+	return true;
+}
+
 static int
-read_answer(struct talk *t, ctl_line_fn *line, void *arg, json_t **last)
+read_answer(struct talk *t, const struct listener *to, json_t **last)
 {
 	for (;;) {
-		json_t *object = NULL;
-		int r = read_line(t, &object);
+		struct span line = { NULL, 0 }, value;
+		json_t *object;
+		int r = read_line(t, &line);
 
-		if (r < 0) {
-			json_decref(object);
+		if (r == 0 && is_value(to, line, &value)) {
+			r = to->value(to->arg, value);
+			if (r == 0)
+				continue;
+		}
+		if (r < 0)
 			return r;
+		object = json_loadb(line.data, line.len, 0, NULL);
+		if (!json_is_object(object)) {
+			json_decref(object);
+			return -EPROTO;
 		}
 		if (is_last(object)) {
 			*last = object;
 			return 0;
 		}
-		if (line != NULL)
-			line(arg, object);
+		if (to->line != NULL)
+			to->line(to->arg, object);
 		json_decref(object);
 	}
 }
 
-int
-ctl_ask(const struct ctl *ctl, json_t *request, ctl_line_fn *line, void *arg, json_t **last)
+static int
+ask(const struct ctl *ctl, json_t *request, const struct listener *to, json_t **last)
 {
 	struct talk t = { .wait_ms = strcmp(ctl->command, "test") == 0 ? TEST_MS : ANSWER_MS };
 	int r;
@@ -155,12 +201,26 @@ ctl_ask(const struct ctl *ctl, json_t *request, ctl_line_fn *line, void *arg, js
 	t.fd = open_socket(socket_path(ctl));
 	r = t.fd < 0 ? t.fd : send_line(t.fd, request);
 	if (r == 0)
-		r = read_answer(&t, line, arg, last);
+		r = read_answer(&t, to, last);
 	if (t.fd >= 0)
 		close(t.fd);
 	free(t.buffer);
 	json_decref(request);
 	return r;
+}
+
+int
+ctl_ask(const struct ctl *ctl, json_t *request, ctl_line_fn *line, void *arg, json_t **last)
+{
+	return ask(ctl, request, &(struct listener){ .line = line, .arg = arg }, last);
+}
+
+int
+ctl_ask_list(const struct ctl *ctl, json_t *request, const char *key, ctl_value_fn *value,
+    void *arg, json_t **last)
+{
+	return ask(
+	    ctl, request, &(struct listener){ .key = key, .value = value, .arg = arg }, last);
 }
 
 bool

@@ -6,6 +6,7 @@
 #include <jansson.h>
 
 #include "base/base.h"
+#include "base/span.h"
 #include "ctl/ctl.h"
 
 /* Called for each line of the answer before the last one; borrows the object. */
@@ -16,6 +17,12 @@ typedef void ctl_line_fn(void *arg, const json_t *line);
  * -EACCES: the socket is not for us; -EPROTO: not the protocol, or the answer broke off. */
 int ctl_ask(
     const struct ctl *ctl, json_t *request, ctl_line_fn *line, void *arg, json_t **last) MUST_CHECK;
+
+/* The same for a list of a million: of each line that has nothing but this key, the JSON of its value, as it
+ * came. Parsing them all would take longer than all the rest. `value` returns 0, or -EPROTO to end it. */
+typedef int ctl_value_fn(void *arg, struct span value);
+int ctl_ask_list(const struct ctl *ctl, json_t *request, const char *key, ctl_value_fn *value,
+    void *arg, json_t **last) MUST_CHECK;
 
 /* Are we told by -errno that the spool has to be read instead? */
 bool ctl_is_down(int r);

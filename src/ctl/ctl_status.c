@@ -4,12 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <time.h>
 
+#include "base/os.h"
 #include "ctl/commands.h"
 #include "ctl/ctl_offline.h"
 #include "ctl/ctl_socket.h"
+#include "delivery/report_row.h"
 
 /* ---- for people ---- */
 
@@ -27,8 +28,8 @@ print_processes(const json_t *status)
 		else
 			printf("  %-16s DOES NOT RUN", ctl_get(p, "name"));
 		if (ctl_number(p, "restarts") > 0)
-			printf(", started again %" PRId64 " times after it died",
-			    ctl_number(p, "restarts"));
+			printf(", started again %s after it died",
+			    ctl_count(ctl_number(p, "restarts"), "time"));
 		putchar('\n');
 	}
 }
@@ -39,7 +40,7 @@ print_queue(const json_t *status)
 	const json_t *queue = json_object_get(status, "queue");
 	int64_t total = ctl_number(queue, "total");
 
-	printf("\nQueue       %" PRId64 " message%s", total, total == 1 ? "" : "s");
+	printf("\nQueue       %s", ctl_count(total, "message"));
 	if (total > 0)
 		printf(": %" PRId64 " queued, %" PRId64 " active, %" PRId64 " deferred, %" PRId64
 		       " held; the oldest %s",
@@ -56,24 +57,25 @@ print_counts(const json_t *status)
 	const json_t *counts = json_object_get(status, "counts");
 
 	if (intake != NULL)
-		printf("Accepted    %" PRId64 " messages, %s; refused %" PRId64 "; %" PRId64
-		       " sessions now, %" PRId64 " since the start\n",
-		    ctl_number(intake, "accepted"), ctl_bytes(ctl_number(intake, "bytes")),
-		    ctl_number(intake, "rejected"), ctl_number(intake, "sessions"),
+		printf("Accepted    %s, %s; refused %" PRId64 "; %s now, %" PRId64
+		       " since the start\n",
+		    ctl_count(ctl_number(intake, "accepted"), "message"),
+		    ctl_bytes(ctl_number(intake, "bytes")), ctl_number(intake, "rejected"),
+		    ctl_count(ctl_number(intake, "sessions"), "session"),
 		    ctl_number(intake, "connections"));
 	if (counts != NULL)
-		printf("Recipients  %" PRId64 " delivered, %" PRId64 " bounced, %" PRId64
-		       " times deferred; %" PRId64 " possible duplicates\n",
+		printf("Recipients  %" PRId64 " delivered, %" PRId64 " bounced, %s deferred; %s\n",
 		    ctl_number(counts, "delivered"), ctl_number(counts, "bounced"),
-		    ctl_number(counts, "deferred"), ctl_number(counts, "possible_duplicates"));
-	if (json_is_true(json_object_get(intake, "spool_failed")))
-		puts("            MAIL IS REFUSED: the spool cannot be written, see the log");
+		    ctl_count(ctl_number(counts, "deferred"), "time"),
+		    ctl_count(ctl_number(counts, "possible_duplicates"), "possible duplicate"));
 }
 
 static void
 print_spool(const json_t *status)
 {
 	const json_t *spool = json_object_get(status, "spool");
+	const json_t *intake = json_object_get(status, "intake");
+	const char *why = ctl_get(spool, "why"), *fix = ctl_get(spool, "fix");
 
 	if (spool == NULL)
 		return;
@@ -81,12 +83,16 @@ print_spool(const json_t *status)
 	    ctl_bytes(ctl_number(spool, "free_bytes")));
 	if (ctl_number(spool, "size_bytes") > 0)
 		printf(" of %s", ctl_bytes(ctl_number(spool, "size_bytes")));
-	if (ctl_number(spool, "free_bytes") < ctl_number(spool, "min_free_bytes"))
-		printf(" - LESS than min-free (%s): mail is refused",
-		    ctl_bytes(ctl_number(spool, "min_free_bytes")));
-	if (json_is_true(json_object_get(spool, "failed")))
-		fputs(" - FAILED: see the log", stdout);
+	if (json_is_true(json_object_get(spool, "full")) ||
+	    json_is_true(json_object_get(intake, "spool_failed")))
+		fputs(" - NEW MAIL IS REFUSED", stdout);
+	else if (why[0] != '\0')
+		fputs(" - IT DOES NOT WORK", stdout);
 	putchar('\n');
+	if (why[0] != '\0')
+		printf("            why:   %s\n", why);
+	if (fix[0] != '\0')
+		printf("            to do: %s\n", fix);
 }
 
 static void
@@ -101,10 +107,10 @@ print_upstream(const json_t *u)
 	    strcmp(state, "down") == 0 ? "DOWN" : state);
 	if (strcmp(since, "-") != 0)
 		printf(" since %s", since);
-	printf("\n               last success %s, %" PRId64 " delivered, %" PRId64 " of %" PRId64
-	       " connections, %" PRId64 " waiting%s\n",
+	printf("\n               last success %s, %" PRId64 " delivered, %" PRId64
+	       " of %s, %" PRId64 " waiting%s\n",
 	    ctl_when(u, "last_success"), ctl_number(u, "delivered"), ctl_number(u, "connections"),
-	    ctl_number(u, "connections_max"), ctl_number(u, "queued"),
+	    ctl_count(ctl_number(u, "connections_max"), "connection"), ctl_number(u, "queued"),
 	    json_is_true(json_object_get(u, "paced")) ? ", slowed down by the upstream" : "");
 	if (why[0] != '\0')
 		printf("               why:   %s\n", why);
@@ -112,6 +118,8 @@ print_upstream(const json_t *u)
 		printf("               to do: %s\n", fix);
 	if (json_is_string(json_object_get(u, "next_probe")))
 		printf("               next probe %s\n", ctl_when(u, "next_probe"));
+	else if (strcmp(state, "down") == 0 && ctl_number(u, "queued") == 0)
+		puts("               next probe when there is mail to try it with");
 }
 
 static void
@@ -127,6 +135,12 @@ print_status(const json_t *status)
 	putchar('\n');
 	if (paused[0] != '\0')
 		printf("DELIVERY WAITS: %s\n", paused);
+	if (json_is_object(json_object_get(status, "reading")))
+		printf("THE SPOOL IS STILL BEING READ: %" PRId64
+		       " of %s to come; what is known of the queue is under way\n",
+		    ctl_number(json_object_get(status, "reading"), "unread"),
+		    ctl_count(
+		        ctl_number(json_object_get(status, "reading"), "segments"), "segment"));
 	if (json_array_size(json_object_get(status, "processes")) > 0)
 		print_processes(status);
 	print_queue(status);
@@ -173,39 +187,40 @@ struct count {
 };
 
 static void
-on_message(void *arg, const json_t *m)
+on_message(void *arg, const struct report_message *m)
 {
 	struct count *count = arg;
-	const char *state = json_string_value(json_object_get(m, "state"));
-	const char *arrived = json_string_value(json_object_get(m, "arrived"));
-	struct tm tm = { 0 };
-	json_int_t age_s = 0;
+	json_int_t age_s = (json_int_t)(os_now_ms() / 1000) - (json_int_t)(m->arrived_ms / 1000);
 
 	count->total++;
-	if (state != NULL && strcmp(state, "held") == 0)
+	if (strcmp(m->state, "held") == 0)
 		count->held++;
-	else if (state != NULL && strcmp(state, "deferred") == 0)
+	else if (strcmp(m->state, "deferred") == 0)
 		count->deferred++;
 	else
 		count->queued++;
-	if (arrived != NULL && strptime(arrived, "%Y-%m-%dT%H:%M:%S", &tm) != NULL)
-		age_s = (json_int_t)(time(NULL) - timegm(&tm));
 	if (age_s > count->oldest_s)
 		count->oldest_s = age_s;
 }
 
 static json_t *
-make_status(const struct ctl *ctl, const char *why, const struct count *c, const struct statvfs *fs)
+make_status(
+    const struct ctl *ctl, const char *why, const struct count *c, const struct os_room *room)
 {
+	const struct report_spool spool = { .room = *room,
+		.min_free_bytes = ctl->config->spool.min_free_bytes };
+	char matter[REPORT_SPOOL_MAX];
+	const char *fix = report_spool_why(&spool, matter);
+
 	return json_pack("{s:b, s:s, s:s, s:n, s:s, s:[], s:{s:I, s:i, s:I, s:I, s:I, s:I}, "
-	                 "s:{s:s, s:I, s:I, s:I}, s:[]}",
+	                 "s:{s:s, s:I, s:I, s:I, s:b, s:s, s:s}, s:[]}",
 	    "running", 0, "version", PACKAGE_VERSION, "hostname", ctl->config->hostname, "started",
 	    "paused", why, "processes", "queue", "queued", c->queued, "active", 0, "deferred",
 	    c->deferred, "held", c->held, "total", c->total, "oldest_s", c->oldest_s, "spool",
-	    "directory", ctl->config->spool.directory, "free_bytes",
-	    (json_int_t)(fs->f_bavail * fs->f_frsize), "size_bytes",
-	    (json_int_t)(fs->f_blocks * fs->f_frsize), "min_free_bytes",
-	    (json_int_t)ctl->config->spool.min_free_bytes, "upstreams");
+	    "directory", ctl->config->spool.directory, "free_bytes", (json_int_t)room->free_bytes,
+	    "size_bytes", (json_int_t)room->all_bytes, "min_free_bytes",
+	    (json_int_t)spool.min_free_bytes, "full", report_spool_is_full(&spool), "why", matter,
+	    "fix", fix, "upstreams");
 }
 
 static int
@@ -213,19 +228,19 @@ status_of_spool(const struct ctl *ctl, int why)
 {
 	struct ctl_offline offline;
 	struct count count = { 0 };
-	struct statvfs fs = { 0 };
+	struct os_room room = { 0 };
 	json_t *status;
 	int r;
 
 	if (ctl_offline_open(ctl, why, &offline) < 0)
 		return CTL_FAILED;
 	r = ctl_offline_queue(&offline, on_message, &count);
-	if (r == 0 && fstatvfs(offline.dir_fd, &fs) < 0)
-		r = -errno;
+	if (r == 0)
+		r = os_room(offline.dir_fd, &room);
 	ctl_offline_close(&offline);
 	if (r < 0)
-		return ctl_fail("the spool cannot be read: %s", strerror(-r));
-	status = make_status(ctl, offline.why, &count, &fs);
+		return ctl_offline_fail(r);
+	status = make_status(ctl, offline.why, &count, &room);
 	give_status(ctl, status);
 	json_decref(status);
 	return CTL_OK;

@@ -10,9 +10,8 @@
 #include "delivery/upstream.h"
 
 static int
-read_message(struct delivery_job *job, uint64_t offset, void *buf, size_t len)
+read_bytes(struct attempt *a, uint64_t offset, void *buf, size_t len)
 {
-	struct attempt *a = job->arg;
 	struct span prefix = a->outcome->message->envelope->prefix;
 	ssize_t n;
 
@@ -24,6 +23,19 @@ read_message(struct delivery_job *job, uint64_t offset, void *buf, size_t len)
 	}
 	n = spool_body_read(a->body, offset - prefix.len, buf, len);
 	return n == 0 ? -EBADMSG : (int)n; /* shorter than its envelope says */
+}
+
+static int
+read_message(struct delivery_job *job, uint64_t offset, void *buf, size_t len)
+{
+	struct attempt *a = job->arg;
+	struct outcome *o = a->outcome;
+	int n = read_bytes(a, offset, buf, len);
+
+	/* With its last byte it can be accepted: from here on a crash may repeat it (I4). */
+	if (n > 0 && offset + (uint64_t)n == job->envelope.bytes && o->flight == 0)
+		o->flight = in_flight_enter(a->d->in_flight, job->id);
+	return n;
 }
 
 /* The message cannot be read. Damage does not mend itself: held, and told. The rest waits. */
@@ -125,16 +137,9 @@ attempt_new(struct delivery *d, struct upstream *u, struct queue_entry *e, unsig
 	struct attempt *a;
 	int r;
 
-	r = mail_load(d, e, &m);
+	r = mail_load_whole(d, e, &m, &body);
 	if (r < 0) {
 		put_away(d, e, r);
-		return false;
-	}
-	r = spool_store_body(
-	    d->store, (struct spool_location){ e->segment, e->offset }, m->envelope, &body);
-	if (r < 0) {
-		put_away(d, e, r);
-		mail_free(m);
 		return false;
 	}
 	a = attempt_make(d, u, m, recipients_max);

@@ -9,8 +9,9 @@
  * CLOSED: everything flows. OPEN: nothing is sent until the pause is over. PROBING: one probe is
  * under way and nothing else. While it is not CLOSED no message loses an attempt.
  *
- * The cause says how long the pauses are: a network fault 5 s doubling to 5 min; something that an
- * operator must mend the same, but told as his; a refused password at least 15 min (providers lock
+ * The cause says how long the pauses are: a network fault 1 s doubling to 1 min (what waits for it goes out
+ * that much later than it could, and a connection a minute troubles nobody); something that an
+ * operator must mend 5 s doubling to 5 min; a refused password at least 15 min (providers lock
  * accounts that knock more often) doubling to 2 h. breaker_nudge() (the operator mended something)
  * ends a pause at once. */
 #ifndef RELAYD_DELIVERY_BREAKER_H
@@ -35,8 +36,10 @@ struct breaker {
 	uint64_t retry_at_ms;
 };
 
-#define BREAKER_FIRST_MS 5000
-#define BREAKER_MOST_MS (5 * 60 * 1000)
+#define BREAKER_NETWORK_FIRST_MS 1000
+#define BREAKER_NETWORK_MOST_MS (60 * 1000)
+#define BREAKER_OPERATOR_FIRST_MS 5000
+#define BREAKER_OPERATOR_MOST_MS (5 * 60 * 1000)
 #define BREAKER_PASSWORD_FIRST_MS (15 * 60 * 1000)
 #define BREAKER_PASSWORD_MOST_MS (2 * 60 * 60 * 1000)
 

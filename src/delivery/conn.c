@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "delivery/conn.h"
 #include "delivery/resolver.h"
 #include "delivery/sasl.h"
@@ -74,10 +74,7 @@ static void try_address(struct conn *c);
 static int64_t
 now_ms(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	return (int64_t)os_boot_ms();
 }
 
 static void remark(struct conn *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -125,6 +122,13 @@ fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
 	vsnprintf(trouble.why, sizeof(trouble.why), fmt, args);
 	va_end(args);
 	fail(c, kind, &trouble);
+}
+
+static void
+watch(struct conn *c, struct event *event)
+{
+	if (event == NULL || event_add(event, NULL) < 0)
+		fail_words(c, SMTP_END_LOST, "the connection cannot be watched: out of memory");
 }
 
 static const char *
@@ -210,6 +214,19 @@ say_goodbye(struct conn *c)
 		return;
 }
 
+/* Of this upstream, for all connections to come. NEVER is for ever. Is it news? */
+static bool
+learn(struct conn *c, enum smtp_client_overlap what)
+{
+	const char *host = c->o.upstream->host;
+	int known = resolver_recall(c->o.resolver, host);
+
+	if (known == (int)what || known == SMTP_OVERLAP_NEVER)
+		return false;
+	resolver_remember(c->o.resolver, host, (int)what);
+	return true;
+}
+
 static void
 conn_end(struct conn *c)
 {
@@ -221,6 +238,7 @@ conn_end(struct conn *c)
 		.served = m->served };
 
 	c->dead = true;
+	end.is_distrusted = m->out_of_step && learn(c, SMTP_OVERLAP_NEVER);
 	say_goodbye(c);
 	memcpy(end.why, m->trouble.why, sizeof(end.why));
 	memcpy(end.fix, m->trouble.fix, sizeof(end.fix));
@@ -269,12 +287,13 @@ flush(struct conn *c)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN) {
-			event_add(c->writable, NULL);
+			watch(c, c->writable);
 			return;
 		}
 		if (n < 0) {
 			/* What the upstream said before it closed may still be unread: let the reader
-			 * find it, and the EOF behind it. */
+			 * find it, and the EOF behind it; which comes also if only we are in trouble. */
+			shutdown(c->fd, SHUT_WR);
 			c->wire_total -= out->len;
 			smtp_buffer_clear(out);
 			if (c->readable_eof)
@@ -469,7 +488,7 @@ on_connected(struct conn *c)
 	remark(c, "connected to %s", c->peer);
 	resolver_worked(c->o.resolver, u->host, a->sa.ss_family);
 	c->phase = PHASE_SMTP;
-	event_add(c->readable, NULL);
+	watch(c, c->readable);
 	if (u->tls == CONFIG_TLS_IMPLICIT) {
 		begin_tls(c);
 		if (c->tls != NULL)
@@ -529,7 +548,7 @@ connect_to(struct conn *c, const struct resolver_address *a)
 		return errno;
 	c->readable = event_new(c->o.base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
 	c->writable = event_new(c->o.base, c->fd, EV_WRITE, on_writable, c);
-	event_add(c->writable, NULL);
+	watch(c, c->writable);
 	return 0;
 }
 
@@ -635,6 +654,15 @@ set_deadline(struct conn *c)
 	evtimer_add(c->timer, &tv);
 }
 
+const char *
+conn_waiting(const struct conn *conn, uint64_t *waited_ms)
+{
+	int64_t waited = now_ms() - conn->wait_since_ms;
+
+	*waited_ms = waited > 0 ? (uint64_t)waited : 0;
+	return smtp_stage_phrase(conn->waits_for);
+}
+
 static void
 on_deadline(struct conn *c)
 {
@@ -642,7 +670,7 @@ on_deadline(struct conn *c)
 	int64_t waited_ms = now_ms() - c->wait_since_ms;
 
 	if (smtp_client_is_proving(&c->client) && c->waits_for != SMTP_STAGE_BODY) {
-		resolver_remember(c->o.resolver, c->o.upstream->host, SMTP_OVERLAP_NEVER);
+		learn(c, SMTP_OVERLAP_NEVER);
 		fail_words(c, SMTP_END_DROPPED,
 		    "the upstream lost the envelope that came with the body before it; from now on "
 		    "each "
@@ -748,7 +776,7 @@ conn_pump(struct conn *c)
 	c->pumping = false;
 	if (c->client.overlap == SMTP_OVERLAP_PROVEN && c->client.o.overlap == SMTP_OVERLAP_TRY) {
 		c->client.o.overlap = SMTP_OVERLAP_PROVEN;
-		resolver_remember(c->o.resolver, c->o.upstream->host, SMTP_OVERLAP_PROVEN);
+		learn(c, SMTP_OVERLAP_PROVEN);
 	}
 	if (c->client.end != SMTP_END_NONE)
 		conn_end(c);

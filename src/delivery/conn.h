@@ -39,8 +39,9 @@ struct conn_end {
 	struct upstream_reply reply;
 	char why[512];
 	char fix[512];
-	bool was_ready;  /* had it ever been ready()? */
-	unsigned served; /* jobs accepted for at least one recipient */
+	bool was_ready;     /* had it ever been ready()? */
+	bool is_distrusted; /* news: it was out of step (client.h): one message at a time */
+	unsigned served;    /* jobs accepted for at least one recipient */
 };
 
 struct conn_events {
@@ -70,7 +71,7 @@ struct conn_options {
 	struct span
 	    secret; /* password or token; borrowed during conn_open() only. data NULL: none */
 	unsigned
-	    window; /* most jobs in flight with CHUNKING (what one lost connection may duplicate);
+	    window; /* whole messages in flight with CHUNKING (what one lost connection may duplicate);
 	                    0: CONN_WINDOW. Without CHUNKING 2: one body and the next envelope. */
 };
 
@@ -107,6 +108,9 @@ const struct smtp_capabilities *conn_capabilities(const struct conn *conn);
 const char *conn_peer(const struct conn *conn);
 const char *conn_tls(const struct conn *conn);
 const char *conn_auth(const struct conn *conn); /* the mechanism used; "" */
+
+/* What it waits for, in words ("waiting for its greeting"), and how long now. */
+const char *conn_waiting(const struct conn *conn, uint64_t *waited_ms);
 
 void *conn_ctx(const struct conn *conn);
 

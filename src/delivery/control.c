@@ -1,5 +1,6 @@
 /* control.c - the control socket: peers, lines, the list of commands. See control.h. */
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -24,6 +25,7 @@ struct control_peer {
 	struct bufferevent *bev;
 	struct event *again;
 	struct request *request;
+	struct request_asker asker;
 	bool is_ending; /* hang up when all is sent */
 	struct control_peer *next, *prev;
 };
@@ -73,6 +75,13 @@ request_say(struct request *r, json_t *line)
 	json_decref(line);
 }
 
+void
+request_say_lines(struct request *r, struct span lines)
+{
+	if (r->peer != NULL && lines.len > 0)
+		bufferevent_write(r->peer->bev, lines.data, lines.len);
+}
+
 enum request_progress
 request_ok(struct request *r)
 {
@@ -95,6 +104,12 @@ request_error(struct request *r, const char *fmt, ...)
 }
 
 const char *
+request_not_yet(const struct delivery *d)
+{
+	return d->is_read ? "" : " (yet: the spool is still being read, try again in a moment)";
+}
+
+const char *
 request_text(const struct request *r, const char *key)
 {
 	return json_string_value(json_object_get(r->json, key));
@@ -112,8 +127,10 @@ request_upstream(const struct delivery *d, const char *name)
 void
 request_wake(struct request *r)
 {
-	if (r->peer != NULL)
-		event_active(r->peer->again, EV_TIMEOUT, 0);
+	static const struct timeval now = { 0, 0 };
+
+	if (r->peer != NULL) /* by way of a timer: others' events come in between */
+		event_add(r->peer->again, &now);
 }
 
 static void
@@ -149,6 +166,15 @@ request_returned(struct request *r)
 	return false;
 }
 
+/* It may have waited in our socket for longer than whoever asked. */
+bool
+request_is_deserted(const struct request *r)
+{
+	struct pollfd fd = { .fd = bufferevent_getfd(r->peer->bev) };
+
+	return poll(&fd, 1, 0) == 1 && (fd.revents & POLLHUP) != 0;
+}
+
 /* --- peers ------------------------------------------------------------------------------------ */
 
 static void
@@ -172,6 +198,7 @@ request_new(struct control_peer *peer, json_t *json, const struct request_comman
 	r->d = peer->control->d;
 	r->control = peer->control;
 	r->peer = peer;
+	r->asker = peer->asker;
 	r->command = command;
 	r->json = json;
 	item->request = r;
@@ -297,7 +324,7 @@ on_hangup(struct bufferevent *bev, short what, void *arg)
 
 /* Only root and we ourselves. The refused one gets a line, so that relayctl can say why. */
 static bool
-may_ask(int fd)
+may_ask(int fd, struct request_asker *asker)
 {
 	static const char no[] =
 	    "{\"error\":\"only root and the user that relayd runs as may ask here\"}\n";
@@ -305,8 +332,10 @@ may_ask(int fd)
 	socklen_t len = sizeof(who);
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 &&
-	    (who.uid == 0 || who.uid == geteuid()))
+	    (who.uid == 0 || who.uid == geteuid())) {
+		*asker = (struct request_asker){ .uid = who.uid, .pid = who.pid };
 		return true;
+	}
 	(void)!send(fd, no, sizeof(no) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 	log_warning("control.refused", KV_INT("uid", who.uid), KV_INT("pid", who.pid));
 	return false;
@@ -317,23 +346,26 @@ on_connection(evutil_socket_t listener, short what, void *arg)
 {
 	struct control *control = arg;
 	struct control_peer *peer;
+	struct request_asker asker;
 	int fd;
 
 	(void)what;
 	fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0)
 		return; /* level triggered: what is left comes again */
-	if (control->n_peers >= PEERS_MOST || !may_ask(fd)) {
+	if (control->n_peers >= PEERS_MOST || !may_ask(fd, &asker)) {
 		close(fd);
 		return;
 	}
 	peer = xcalloc(1, sizeof(*peer));
 	peer->control = control;
+	peer->asker = asker;
 	peer->bev = bufferevent_socket_new(control->d->base, fd, BEV_OPT_CLOSE_ON_FREE);
-	peer->again = event_new(control->d->base, -1, 0, on_again, peer);
+	peer->again = evtimer_new(control->d->base, on_again, peer);
 	bufferevent_setcb(peer->bev, on_readable, on_drained, on_hangup, peer);
 	bufferevent_setwatermark(peer->bev, EV_READ, 0, CONTROL_REQUEST_MAX);
 	bufferevent_setwatermark(peer->bev, EV_WRITE, OUTPUT_ENOUGH / 2, 0);
+	bufferevent_set_max_single_write(peer->bev, OUTPUT_ENOUGH);
 	DL_APPEND(control->peers, peer);
 	control->n_peers++;
 	bufferevent_enable(peer->bev, EV_READ | EV_WRITE);
@@ -395,7 +427,12 @@ control_open(struct delivery *d, int listener_fd, struct control **out)
 	control->listener =
 	    event_new(d->base, listener_fd, EV_READ | EV_PERSIST, on_connection, control);
 	control->timer = evtimer_new(d->base, on_forget, control);
-	event_add(control->listener, NULL);
+	if (event_add(control->listener, NULL) < 0) {
+		event_free(control->listener);
+		event_free(control->timer);
+		free(control);
+		return -ENOMEM;
+	}
 	d->claim = on_claim;
 	d->claim_arg = control;
 	*out = control;

@@ -17,10 +17,12 @@
  * command   fields of the request                  lines of the answer before {"ok": true}
  * --------  -------------------------------------  ---------------------------------------------
  * status    -                                      {"status": {...}}  see below
- * queue     id, sender, recipient, upstream,       {"message": {...}} each; "count" beside "ok".
- *           state, unit, uid (all optional, must   Streamed: the reader sets the pace, a million
- *           all fit; sender and recipient fit if   messages need no memory
- *           they are part of it, any case)
+ * queue     id, sender, recipient, upstream,       {"message":{...}} each, or, with rows, {"row":"..."} for
+ *           state, unit, uid (all optional, must   each line that people see (report_row.h); without spaces
+ *           all fit; sender and recipient fit if   and with nothing else in the line. Beside "ok": "count";
+ *           they are part of it, any case); rows   "queued": true if any is; "reading": true while the spool
+ *           (true)                                 is not all read. Streamed: the reader sets the pace, a
+ *                                                  million messages need no memory
  * show      id; body (true: all of it)             {"message": {... with details}} then, with body,
  *                                                  {"data": "<base64>"} pieces of the whole message
  *                                                  as it goes upstream, in order
@@ -28,7 +30,10 @@
  * hold      (retry --all also ends every            "released" | "bounced" | "removed"} or
  * release    upstream's pause: a probe goes out    {"id": "...", "error": "..."} each; "count" is how
  * bounce     at once)                              many were changed. If one was not, the last line
- * remove                                           is {"error": "..."} and still has "count".
+ * remove                                           is {"error": "..."} and still has "count", and
+ *                                                  "failed": how many were not. A spool that cannot
+ *                                                  be written ends no request: each message has its
+ *                                                  "error" at once.
  * test      recipient; sender (optional, "" for    {"event": "step", "text": "..."} what happens, and
  *           the null sender), upstream (optional)  {"event": "dialogue", "direction": ">" | "<" | "=",
  *                                                  "line": "..."} with secrets masked; then {"ok":
@@ -40,6 +45,7 @@
  *
  * {"status": {
  *   "version": "0.1.0", "hostname": "...", "started": "<RFC 3339>", "paused": "" | "why delivery waits",
+ *   "reading": null | {"segments": 40, "unread": 12}  (of what was in the spool at the start),
  *   "processes": [ {"name": "relayd" | "relayd-intake" | "relayd-delivery", "pid": 1, "restarts": 0} ],
  *   "intake": {"connections": 0, "sessions": 0, "accepted": 0, "rejected": 0, "bytes": 0,
  *              "spool_failed": false},
@@ -47,7 +53,7 @@
  *   "counts": {"delivered": 0, "deferred": 0, "bounced": 0, "held": 0, "removed": 0,
  *              "possible_duplicates": 0, "dsn": 0},              (recipients, since the start)
  *   "spool": {"directory": "...", "free_bytes": 0, "size_bytes": 0, "min_free_bytes": 0,
- *             "segments": 0, "failed": false},
+ *             "segments": 0, "failed": false, "full": false, "why": "", "fix": ""},
  *   "upstreams": [ {"name": "gmail", "host": "...", "port": 587, "tls": "starttls", "auth": "auto",
  *                   "state": "up" | "down" | "probing" | "unused", "since": "..." | null,
  *                   "why": "", "fix": "", "next_probe": "..." | null, "last_success": "..." | null,

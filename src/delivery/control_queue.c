@@ -1,14 +1,18 @@
 /* control_queue.c - queue and show: what waits, and what is known about one message. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/os.h"
 #include "base/queue_id.h"
 #include "delivery/control.h"
+#include "delivery/history.h"
 #include "delivery/report.h"
+#include "delivery/report_row.h"
 #include "delivery/request.h"
 #include "spool/journal.h"
 
 #define ENTRIES_A_STEP 64
+#define OUTCOMES_A_STEP 512
 #define HEADERS_MOST 65536
 #define PIECE_BYTES                                                                                \
 	(48 * 1024) /* of the body: a multiple of 3, so base64 needs no padding inside */
@@ -34,75 +38,63 @@ recipient_state_name(enum journal_state state)
 	return (size_t)state < ARRAY_LEN(names) ? names[state] : "queued";
 }
 
-static char *
-reply_text(uint16_t code, struct span enhanced, struct span reply)
-{
-	if (code == 0)
-		return xasprintf("%.*s", (int)reply.len, reply.len > 0 ? reply.data : "");
-	return xasprintf("%u %.*s%s%.*s", code, (int)enhanced.len,
-	    enhanced.len > 0 ? enhanced.data : "", enhanced.len > 0 ? " " : "", (int)reply.len,
-	    reply.len > 0 ? reply.data : "");
-}
+struct shown {
+	struct report_message report;
+	struct report_recipient *recipients;
+	struct journal_outcome *outcome; /* has their replies */
+};
 
-/* The journal is read when the first message with a history is met, not for a queue of new ones. */
 static void
-find_outcome(
-    struct delivery *d, struct journal_index **index, uint64_t id, struct journal_outcome **out)
+shown_fini(struct shown *s)
 {
-	*out = NULL;
-	if (*index == NULL && journal_index_open(d->dirfd, false, NULL, NULL, index) < 0)
-		*index = NULL;
-	if (*index != NULL && journal_index_get(*index, id, out) < 0)
-		*out = NULL;
+	free(s->recipients);
+	journal_free(s->outcome);
 }
 
-static json_t *
-message_object(struct delivery *d, struct mail *m, struct journal_index **index)
+static void
+add_replies(struct shown *s, size_t n)
+{
+	for (size_t k = 0; s->outcome != NULL && k < s->outcome->n_recipients; k++) {
+		const struct journal_recipient *r = &s->outcome->recipients[k];
+
+		if (r->index >= n)
+			continue;
+		s->recipients[r->index].code = r->code;
+		s->recipients[r->index].enhanced = r->enhanced;
+		s->recipients[r->index].reply = r->reply;
+	}
+}
+
+/* Borrows all of the message; ended by shown_fini(). */
+static void
+shown_init(struct shown *s, struct delivery *d, const struct mail *m)
 {
 	const struct queue_entry *e = m->entry;
-	size_t n = m->envelope->n_recipients;
-	struct report_recipient *list = xcalloc(n, sizeof(*list));
-	char **replies = xcalloc(n, sizeof(*replies));
-	struct journal_outcome *outcome = NULL;
+	const struct envelope *env = m->envelope;
 	uint64_t boot_ms = os_boot_ms();
-	struct report_message report = { .id = e->id,
-		.state = state_names[e->state],
-		.sender = m->envelope->sender,
-		.size_bytes = m->envelope->prefix.len + m->envelope->body_bytes,
-		.arrived_ms = m->envelope->arrived_ms,
-		.uid = m->envelope->uid != ENVELOPE_UID_UNKNOWN ? (int64_t)m->envelope->uid : -1,
-		.unit = m->envelope->unit,
-		.upstream = span_of(d->config->upstreams[e->upstream].name),
-		.recipients = list,
-		.n_recipients = n };
-	json_t *object;
 
+	s->recipients = xcalloc(env->n_recipients, sizeof(s->recipients[0]));
+	s->report = (struct report_message){ .id = e->id,
+		.state = state_names[e->state],
+		.sender = env->sender,
+		.size_bytes = env->prefix.len + env->body_bytes,
+		.arrived_ms = env->arrived_ms,
+		.uid = env->uid != ENVELOPE_UID_UNKNOWN ? (int64_t)env->uid : -1,
+		.unit = env->unit,
+		.upstream = span_of(d->config->upstreams[e->upstream].name),
+		.recipients = s->recipients,
+		.n_recipients = env->n_recipients };
 	if (e->state == QUEUE_DEFERRED)
-		report.next_attempt_ms =
+		s->report.next_attempt_ms =
 		    os_now_ms() + (queue_due_ms(e) > boot_ms ? queue_due_ms(e) - boot_ms : 0);
 	else if (e->state == QUEUE_READY)
-		report.next_attempt_ms = os_now_ms();
-	if (e->attempts > 0 || e->is_mixed || e->state == QUEUE_HELD)
-		find_outcome(d, index, e->id, &outcome);
-	for (size_t i = 0; i < n; i++)
-		list[i] = (struct report_recipient){ .address = m->envelope->recipients[i].address,
+		s->report.next_attempt_ms = os_now_ms();
+	for (size_t i = 0; i < env->n_recipients; i++)
+		s->recipients[i] = (struct report_recipient){ .address = env->recipients[i].address,
 			.state = recipient_state_name(m->recipients[i].state),
 			.attempts = m->recipients[i].attempts };
-	for (size_t k = 0; outcome != NULL && k < outcome->n_recipients; k++) {
-		const struct journal_recipient *r = &outcome->recipients[k];
-
-		if (r->index >= n || replies[r->index] != NULL)
-			continue;
-		replies[r->index] = reply_text(r->code, r->enhanced, r->reply);
-		list[r->index].reply = span_of(replies[r->index]);
-	}
-	object = report_message(&report);
-	for (size_t i = 0; i < n; i++)
-		free(replies[i]);
-	free(replies);
-	free(list);
-	journal_free(outcome);
-	return object;
+	history_get(d->history, e, &s->outcome);
+	add_replies(s, env->n_recipients);
 }
 
 /* --- queue ------------------------------------------------------------------------------------ */
@@ -110,7 +102,9 @@ message_object(struct delivery *d, struct mail *m, struct journal_index **index)
 struct listing {
 	uint32_t cursor;
 	json_int_t count;
-	struct journal_index *index;
+	struct window window;
+	struct report_text text, rows;
+	bool is_for_people, has_queued;
 	int state, upstream; /* -1: any */
 	uint64_t id;         /* 0: any */
 	const char *sender, *recipient, *unit;
@@ -127,6 +121,7 @@ control_queue_start(struct request *r)
 
 	r->state = l;
 	l->state = l->upstream = -1;
+	l->is_for_people = json_is_true(json_object_get(r->json, "rows"));
 	l->uid = json_is_integer(uid) ? json_integer_value(uid) : -1;
 	l->sender = request_text(r, "sender");
 	l->recipient = request_text(r, "recipient");
@@ -144,17 +139,6 @@ control_queue_start(struct request *r)
 }
 
 static bool
-has_part(struct span text, const char *part)
-{
-	size_t len = strlen(part);
-
-	for (size_t i = 0; i + len <= text.len; i++)
-		if (strncasecmp(text.data + i, part, len) == 0)
-			return true;
-	return false;
-}
-
-static bool
 entry_fits(const struct delivery *d, const struct listing *l, const struct queue_entry *e)
 {
 	const struct queue_tenant *t = queue_tenant(d->queue, e);
@@ -162,7 +146,7 @@ entry_fits(const struct delivery *d, const struct listing *l, const struct queue
 	return (l->state < 0 || e->state == (unsigned)l->state) &&
 	       (l->upstream < 0 || e->upstream == (unsigned)l->upstream) &&
 	       (l->id == 0 || e->id == l->id) && (l->uid < 0 || t->uid == l->uid) &&
-	       (l->unit == NULL || has_part(t->unit, l->unit));
+	       (l->unit == NULL || report_has_part(t->unit, l->unit));
 }
 
 static bool
@@ -171,36 +155,85 @@ envelope_fits(const struct listing *l, const struct envelope *env)
 	bool fits = l->recipient == NULL;
 
 	for (size_t i = 0; i < env->n_recipients && !fits; i++)
-		fits = has_part(env->recipients[i].address, l->recipient);
+		fits = report_has_part(env->recipients[i].address, l->recipient);
 	if (l->sender != NULL && strcmp(l->sender, "<>") == 0)
 		return fits && env->sender.len == 0;
-	return fits && (l->sender == NULL || has_part(env->sender, l->sender));
+	return fits && (l->sender == NULL || report_has_part(env->sender, l->sender));
+}
+
+static void
+print_rows(struct listing *l, const struct report_message *m)
+{
+	struct span rows;
+
+	l->rows.len = 0;
+	report_row_print(&l->rows, m, os_now_ms());
+	rows = (struct span){ l->rows.text, l->rows.len };
+	while (rows.len > 0) {
+		const char *end = memchr(rows.data, '\n', rows.len);
+		size_t len = (size_t)(end - rows.data);
+
+		report_put(&l->text, SPAN("{\"row\":"));
+		report_put_string(&l->text, (struct span){ rows.data, len });
+		report_put(&l->text, SPAN("}\n"));
+		rows = span_skip(rows, len + 1);
+	}
+}
+
+static void
+print_one(struct request *r, struct listing *l, const struct mail *m)
+{
+	struct shown shown;
+
+	shown_init(&shown, r->d, m);
+	if (l->is_for_people) {
+		print_rows(l, &shown.report);
+	} else {
+		report_put(&l->text, SPAN("{\"message\":"));
+		report_print(&l->text, &shown.report);
+		report_put(&l->text, SPAN("}\n"));
+	}
+	shown_fini(&shown);
+}
+
+static void
+list_one(struct request *r, struct listing *l, struct queue_entry *e)
+{
+	struct mail *m;
+
+	if (!entry_fits(r->d, l, e) || mail_browse(r->d, &l->window, e, &m) < 0)
+		return;
+	if (envelope_fits(l, m->envelope)) {
+		print_one(r, l, m);
+		l->has_queued |= e->state == QUEUE_READY;
+		l->count++;
+	}
+	mail_free(m);
+}
+
+static enum request_progress
+end_list(struct request *r, const struct listing *l)
+{
+	request_say(r, json_pack("{s:b, s:I, s:b, s:b}", "ok", 1, "count", l->count, "queued",
+	                   l->has_queued, "reading", !r->d->is_read));
+	return REQUEST_DONE;
 }
 
 enum request_progress
 control_queue_step(struct request *r)
 {
 	struct listing *l = r->state;
-	struct queue_entry *e;
+	struct queue_entry *e = NULL;
 
+	l->text.len = 0;
 	for (unsigned i = 0; i < ENTRIES_A_STEP; i++) {
-		struct mail *m;
-
 		e = queue_each(r->d->queue, &l->cursor);
-		if (e == NULL) {
-			request_say(r, json_pack("{s:b, s:I}", "ok", 1, "count", l->count));
-			return REQUEST_DONE;
-		}
-		if (!entry_fits(r->d, l, e) || mail_load(r->d, e, &m) < 0)
-			continue;
-		if (envelope_fits(l, m->envelope)) {
-			request_say(
-			    r, json_pack("{s:o}", "message", message_object(r->d, m, &l->index)));
-			l->count++;
-		}
-		mail_free(m);
+		if (e == NULL)
+			break;
+		list_one(r, l, e);
 	}
-	return REQUEST_AGAIN;
+	request_say_lines(r, (struct span){ l->text.text, l->text.len });
+	return e == NULL ? end_list(r, l) : REQUEST_AGAIN;
 }
 
 void
@@ -208,7 +241,9 @@ control_queue_end(struct request *r)
 {
 	struct listing *l = r->state;
 
-	journal_index_close(l->index);
+	window_fini(&l->window);
+	free(l->text.text);
+	free(l->rows.text);
 	free(l);
 }
 
@@ -216,17 +251,30 @@ control_queue_end(struct request *r)
 
 struct showing {
 	struct mail *mail; /* its entry may go away meanwhile: not used after the start */
+	json_t *object;    /* the message; NULL: it was said */
+	uint64_t id;
+	unsigned duplicates;
+	struct journal_scan *scan; /* for its history; NULL: that is read */
 	struct spool_body *body;
 	uint64_t offset;
 	struct report_attempt *history;
 	size_t n_history, room;
 };
 
-static void
-add_attempt(void *arg, const struct journal_outcome *o)
+/* The words of an outcome as one text. */
+static char *
+reply_text(const struct journal_recipient *r)
 {
-	struct showing *s = arg;
+	if (r->code == 0)
+		return xstrndup(r->reply.len > 0 ? r->reply.data : "", r->reply.len);
+	return xasprintf("%u %.*s%s%.*s", r->code, (int)r->enhanced.len,
+	    r->enhanced.len > 0 ? r->enhanced.data : "", r->enhanced.len > 0 ? " " : "",
+	    (int)r->reply.len, r->reply.len > 0 ? r->reply.data : "");
+}
 
+static void
+add_attempt(struct showing *s, const struct journal_outcome *o)
+{
 	for (size_t k = 0; k < o->n_recipients && s->n_history < 10000; k++) {
 		const struct journal_recipient *r = &o->recipients[k];
 
@@ -241,7 +289,7 @@ add_attempt(void *arg, const struct journal_outcome *o)
 			.recipient = s->mail->envelope->recipients[r->index].address,
 			.state = recipient_state_name(r->state),
 			.attempt = r->attempts,
-			.reply = span_of(reply_text(r->code, r->enhanced, r->reply)),
+			.reply = span_of(reply_text(r)),
 			.upstream = span_of(
 			    xstrndup(r->upstream.len > 0 ? r->upstream.data : "", r->upstream.len)),
 		};
@@ -283,31 +331,26 @@ headers_of(struct showing *s, char *buf)
 	return end != NULL ? (size_t)(end - buf) + 2 : (size_t)n;
 }
 
-static void
-say_details(struct request *r, struct showing *s, struct queue_entry *e)
+static enum request_progress
+say_details(struct request *r, struct showing *s)
 {
 	const struct envelope *env = s->mail->envelope;
-	struct journal_index *index = NULL;
 	char *headers = xcalloc(HEADERS_MOST, 1);
-	json_t *object = message_object(r->d, s->mail, &index);
 	struct report_details details = { .client = env->client,
 		.listener = env->listener,
 		.helo = env->helo,
 		.envid = env->envid,
 		.is_dsn = (env->flags & ENVELOPE_DSN) != 0,
-		.possible_duplicates = e->duplicates };
+		.possible_duplicates = s->duplicates };
 
-	if (index == NULL && journal_index_open(r->d->dirfd, false, NULL, NULL, &index) < 0)
-		index = NULL;
-	if (index != NULL)
-		(void)!journal_index_history(index, e->id, add_attempt, s);
 	details.headers = (struct span){ headers, headers_of(s, headers) };
 	details.history = s->history;
 	details.n_history = s->n_history;
-	report_add_details(object, &details);
-	request_say(r, json_pack("{s:o}", "message", object));
-	journal_index_close(index);
+	report_add_details(s->object, &details);
+	request_say(r, json_pack("{s:o}", "message", s->object));
+	s->object = NULL;
 	free(headers);
+	return json_is_true(json_object_get(r->json, "body")) ? REQUEST_AGAIN : request_ok(r);
 }
 
 enum request_progress
@@ -316,23 +359,49 @@ control_show_start(struct request *r)
 	struct showing *s = xcalloc(1, sizeof(*s));
 	const char *text = request_text(r, "id");
 	struct queue_entry *e;
-	uint64_t id;
+	struct shown shown;
 	int error;
 
 	r->state = s;
-	if (text == NULL || !queue_id_parse(span_of(text), &id))
+	if (text == NULL || !queue_id_parse(span_of(text), &s->id))
 		return request_error(r, "\"%s\" is not a queue ID", text != NULL ? text : "");
-	e = queue_find(r->d->queue, id);
+	e = queue_find(r->d->queue, s->id);
+	if (e == NULL && !r->d->is_read)
+		return request_error(r, "%s is not in the queue%s", text, request_not_yet(r->d));
 	if (e == NULL)
-		return request_error(r, "%s is not in the queue", text);
+		return request_error(r,
+		    "%s is not in the queue; journalctl -u relayd RELAYD_QUEUE_ID=%s tells what "
+		    "became of it",
+		    text, text);
 	error = mail_load(r->d, e, &s->mail);
 	if (error == 0)
 		error = spool_store_body(r->d->store,
 		    (struct spool_location){ e->segment, e->offset }, s->mail->envelope, &s->body);
 	if (error < 0)
 		return request_error(r, "%s cannot be read: %s", text, strerror(-error));
-	say_details(r, s, e);
-	return json_is_true(json_object_get(r->json, "body")) ? REQUEST_AGAIN : request_ok(r);
+	shown_init(&shown, r->d, s->mail);
+	s->object = report_message(&shown.report);
+	shown_fini(&shown);
+	s->duplicates = e->duplicates;
+	(void)!journal_scan_open(r->d->dirfd, 0, false, NULL, NULL, &s->scan);
+	return REQUEST_AGAIN;
+}
+
+/* The history is read before the first line is said, the body after it. */
+static enum request_progress
+read_history(struct request *r, struct showing *s)
+{
+	struct journal_outcome *o;
+	int n = s->scan != NULL ? journal_scan_next_of(s->scan, s->id, OUTCOMES_A_STEP, &o) : 0;
+
+	if (n == -EAGAIN)
+		return REQUEST_AGAIN;
+	if (n == 1) {
+		add_attempt(s, o);
+		journal_free(o);
+		return REQUEST_AGAIN;
+	}
+	return say_details(r, s);
 }
 
 static size_t
@@ -358,10 +427,15 @@ enum request_progress
 control_show_step(struct request *r)
 {
 	struct showing *s = r->state;
-	unsigned char *piece = xcalloc(PIECE_BYTES, 1);
-	char *text = xcalloc(PIECE_BYTES / 3 * 4 + 4, 1);
-	int n = read_all(s, s->offset, piece, PIECE_BYTES);
+	unsigned char *piece;
+	char *text;
+	int n;
 
+	if (s->object != NULL)
+		return read_history(r, s);
+	piece = xcalloc(PIECE_BYTES, 1);
+	text = xcalloc(PIECE_BYTES / 3 * 4 + 4, 1);
+	n = read_all(s, s->offset, piece, PIECE_BYTES);
 	if (n > 0) {
 		request_say(r,
 		    json_pack("{s:o}", "data", json_stringn(text, base64(piece, (size_t)n, text))));
@@ -387,6 +461,8 @@ control_show_end(struct request *r)
 		free(text);
 	}
 	free(s->history);
+	json_decref(s->object);
+	journal_scan_close(s->scan);
 	spool_body_close(s->body);
 	mail_free(s->mail);
 	free(s);

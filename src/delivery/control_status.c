@@ -1,30 +1,29 @@
 /* control_status.c - status, metrics, config: how things are. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/os.h"
 #include "delivery/control.h"
 #include "delivery/outcome.h"
 #include "delivery/report.h"
+#include "delivery/report_row.h"
 #include "delivery/request.h"
 #include "delivery/upstream.h"
 
 static uint64_t
 oldest_s(const struct delivery *d)
 {
-	struct queue_entry *e;
+	int64_t now_s = (int64_t)(os_boot_ms() / 1000), born_s = now_s;
+	const struct queue_entry *e;
 	uint32_t cursor = 0;
-	uint64_t oldest_ms = 0;
 
-	while ((e = queue_each(d->queue, &cursor)) != NULL) {
-		uint64_t age_ms = delivery_age_ms(d, e);
-
-		if (age_ms > oldest_ms)
-			oldest_ms = age_ms;
-	}
-	return oldest_ms / 1000;
+	while (
+	    (e = queue_each(d->queue, &cursor)) != NULL) /* perhaps a million: no clock in here */
+		if (e->born_s < born_s)
+			born_s = e->born_s;
+	return (uint64_t)(now_s - born_s);
 }
 
 static const char *
@@ -43,11 +42,22 @@ upstream_state(const struct upstream *u)
 	return u->since_ms == 0 ? "unused" : "up";
 }
 
+#define SILENT_MS 2000 /* less is nothing to tell */
+
+/* `silence` is where a text may be made. */
 static const char *
-upstream_why(const struct upstream *u)
+upstream_why(const struct upstream *u, char silence[128])
 {
+	uint64_t silent_ms = 0;
+	const char *phrase = upstream_silence(u, &silent_ms);
+
 	if (u->is_waiting)
 		return secret_why(u->secret);
+	if (phrase != NULL && silent_ms >= SILENT_MS) {
+		snprintf(silence, 128, "no answer for %" PRIu64 " s, while %s", silent_ms / 1000,
+		    phrase);
+		return silence;
+	}
 	if (u->is_daily && u->why[0] == '\0')
 		return "the day's number of messages (`daily`) is reached; the rest waits";
 	return u->why;
@@ -59,8 +69,10 @@ upstream_object(const struct upstream *u)
 	const struct config_upstream *c = u->config;
 	uint64_t boot_ms = os_boot_ms(), probe_ms = 0;
 	json_t *o = json_object();
+	char silence[128];
 
-	if (u->breaker.state == BREAKER_OPEN)
+	if (u->breaker.state == BREAKER_OPEN &&
+	    (u->breaker.retry_at_ms > boot_ms || queue_count_ready(u->d->queue, u->index) > 0))
 		probe_ms =
 		    os_now_ms() +
 		    (u->breaker.retry_at_ms > boot_ms ? u->breaker.retry_at_ms - boot_ms : 0);
@@ -71,7 +83,7 @@ upstream_object(const struct upstream *u)
 	json_object_set_new(o, "auth", json_string(config_auth_name(c->auth)));
 	json_object_set_new(o, "state", json_string(upstream_state(u)));
 	json_object_set_new(o, "since", report_time(u->since_ms));
-	json_object_set_new(o, "why", report_text(span_of(upstream_why(u))));
+	json_object_set_new(o, "why", report_text(span_of(upstream_why(u, silence))));
 	json_object_set_new(
 	    o, "fix", report_text(span_of(u->is_waiting ? secret_fix(u->secret) : u->fix)));
 	json_object_set_new(o, "next_probe", report_time(probe_ms));
@@ -112,21 +124,45 @@ queue_object(const struct delivery *d)
 	    (json_int_t)queue_count_all(d->queue), "oldest_s", (json_int_t)oldest_s(d));
 }
 
+static int
+spool_error(const struct delivery *d)
+{
+	if (spool_writer_is_failed(d->journal) || spool_writer_is_failed(d->letters))
+		return d->spool_error != 0 ? d->spool_error : EIO;
+	return (int)d->page->spool_failed;
+}
+
 static json_t *
 spool_object(const struct delivery *d)
 {
-	struct os_room room = { 0 };
-	struct statvfs fs = { 0 };
+	struct report_spool spool = { .min_free_bytes = d->config->spool.min_free_bytes,
+		.error = spool_error(d),
+		.waiting_ms = spool_writer_waiting_ms(d->journal) };
+	char why[REPORT_SPOOL_MAX];
+	const char *fix;
+	int r = spool_writer_room(d->letters, &spool.room);
 
-	(void)!spool_writer_room(d->letters, &room);
-	(void)!fstatvfs(d->dirfd, &fs);
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:b}", "directory", d->config->spool.directory,
-	    "free_bytes", (json_int_t)room.free_bytes, "size_bytes",
-	    (json_int_t)fs.f_blocks * (json_int_t)fs.f_frsize, "min_free_bytes",
-	    (json_int_t)d->config->spool.min_free_bytes, "segments", (json_int_t)mail_segments(d),
-	    "failed",
-	    d->page->spool_failed != 0 || spool_writer_is_failed(d->journal) ||
-	        spool_writer_is_failed(d->letters));
+	if (r < 0 && spool.error == 0)
+		spool.error = -r;
+	fix = report_spool_why(&spool, why);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:s, s:s}", "directory",
+	    d->config->spool.directory, "free_bytes", (json_int_t)spool.room.free_bytes,
+	    "size_bytes", (json_int_t)spool.room.all_bytes, "min_free_bytes",
+	    (json_int_t)spool.min_free_bytes, "segments", (json_int_t)mail_segments(d), "failed",
+	    spool.error != 0, "full", r == 0 && report_spool_is_full(&spool), "why", why, "fix",
+	    fix);
+}
+
+/* How much of what was there at the start is still to be read; null: nothing. */
+static json_t *
+reading(const struct delivery *d)
+{
+	const struct catalog_summary *found = catalog_summary(d->catalog);
+
+	if (d->is_read)
+		return json_null();
+	return json_pack("{s:I, s:I}", "segments", (json_int_t)found->segments, "unread",
+	    (json_int_t)found->unread);
 }
 
 enum request_progress
@@ -141,6 +177,7 @@ control_status(struct request *r)
 	json_object_set_new(status, "started",
 	    report_time(d->page->start_ms != 0 ? d->page->start_ms : d->started_ms));
 	json_object_set_new(status, "paused", json_string(delivery_paused(d)));
+	json_object_set_new(status, "reading", reading(d));
 	json_object_set_new(status, "processes", processes(d));
 	json_object_set_new(status, "intake",
 	    json_pack("{s:I, s:I, s:I, s:I, s:I, s:b}", "connections",
@@ -239,6 +276,7 @@ metrics_of_queue(const struct delivery *d, FILE *out)
 		{ "worker_restarts_total", "worker=\"delivery\"", NULL, NULL, d->page->delivery_restarts },
 		{ "spool_failed", NULL, "gauge", "1: the spool cannot be written", d->page->spool_failed != 0 || spool_writer_is_failed(d->journal) },
 		{ "spool_free_bytes", NULL, "gauge", "room on the file system of the spool", spool_writer_room(d->letters, &room) == 0 ? room.free_bytes : 0 },
+		{ "spool_unread_segments", NULL, "gauge", "segments of before the start that are not read yet", catalog_summary(d->catalog)->unread },
 		{ "spool_segments", NULL, "gauge", "segments that hold mail", mail_segments(d) },
 	};
 	/* clang-format on */

@@ -1,6 +1,6 @@
 /* delivery.h - what the parts of the delivery worker share: one struct delivery for the process.
  *
- *   segments --follow--> queue --upstream.c--> conn --verdicts--> attempt.c --outcome.c--> journal
+ *   segments --catalog-> queue --upstream.c--> conn --verdicts--> attempt.c --outcome.c--> journal
  *                          ^                                          |                       |
  *                          +------------------ not done --------------+---- notify.c (DSN) ---+
  *
@@ -19,10 +19,13 @@
 #include "delivery/queue.h"
 #include "delivery/retry.h"
 #include "spool/catalog.h"
+#include "spool/in_flight.h"
 #include "spool/shared_page.h"
 #include "spool/store.h"
 #include "spool/writer.h"
 
+struct compaction;
+struct history;
 struct notify;
 struct outcomes;
 struct resolver;
@@ -43,13 +46,16 @@ struct delivery {
 	struct shared_page *page;
 	int wake_fd;
 	struct spool_store *store;
-	struct catalog_follower *follower;
+	struct catalog *catalog;      /* what is on disk, and what intake adds */
 	struct spool_writer *journal; /* outcomes */
 	struct spool_writer *letters; /* messages that relayd itself writes */
+	struct in_flight *in_flight;
 	struct queue *queue;
 	struct mail_places *places;
+	struct history *history;
 	struct outcomes *outcomes;
 	struct notify *notify;
+	struct compaction *compaction;
 	struct resolver *resolver;
 	struct upstream **upstreams; /* as in config->upstreams */
 	/* `relayctl test` takes the message that it wrote as soon as it is met; true: it has it. */
@@ -57,14 +63,18 @@ struct delivery {
 	void *claim_arg;
 	struct delivery_counts counts;
 	uint64_t started_ms;     /* wall clock */
+	uint64_t opened_ms;      /* steady clock: when the spool was */
 	int64_t wall_minus_boot; /* what the wall clock said, to see it jump */
 	bool stopping, quick;
 	bool is_full; /* outcomes wait for the disk: nothing new goes out */
+	bool is_read; /* everything that was on disk at the start is in the queue */
+	bool was_foretold, read_failed;
+	int spool_error; /* errno with which a writer failed last */
 	struct event *pump, *tick, *wake, *journal_ready, *letters_ready, *timer, *drain;
 };
 
-/* Opens spool, queue and upstreams and reads everything on disk; then mail flows as soon as the loop
- * turns. Borrows all it is given. On failure says on the log why and gives nothing. */
+/* Opens spool, queue and upstreams; as soon as the loop turns what is on disk is read, in steps, and mail
+ * flows. Borrows all it is given. On failure says on the log why and gives nothing. */
 struct delivery_options {
 	const struct config *config;
 	struct loop *loop;

@@ -1,7 +1,8 @@
 # Two libraries: what relayctl needs to show a queue without the daemon, and the rest: first the
 # connections to upstreams, then the queue and what is around it.
 noinst_LIBRARIES += libreport.a libdelivery.a
-libreport_a_SOURCES = src/delivery/report.h src/delivery/report.c
+libreport_a_SOURCES = src/delivery/report.h src/delivery/report.c src/delivery/report_row.h \
+	src/delivery/report_row.c
 libreport_a_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 REPORT_LIBS = libreport.a $(JANSSON_LIBS)
 
@@ -15,12 +16,15 @@ DELIVERY_LIBS = libdelivery.a libsmtp.a $(BASE_LIBS) $(EVENT_NET_LIBS) $(EVENT_L
 libdelivery_a_SOURCES += src/delivery/breaker.h src/delivery/breaker.c src/delivery/classify.h \
 	src/delivery/classify.c src/delivery/control.h src/delivery/pace.h src/delivery/pace.c \
 	src/delivery/queue.h src/delivery/queue.c src/delivery/retry.h src/delivery/retry.c
+libdelivery_a_SOURCES += src/delivery/compaction.h src/delivery/compaction.c
 libdelivery_a_SOURCES += src/delivery/attempt.h src/delivery/attempt.c src/delivery/delivery.h \
-	src/delivery/delivery.c src/delivery/mail.h src/delivery/mail.c src/delivery/notify.h \
+	src/delivery/delivery.c src/delivery/history.h src/delivery/history.c \
+	src/delivery/mail.h src/delivery/mail.c src/delivery/notify.h \
 	src/delivery/notify.c src/delivery/outcome.h src/delivery/outcome.c src/delivery/secret.h \
 	src/delivery/secret.c src/delivery/upstream.h src/delivery/upstream.c src/delivery/request.h \
 	src/delivery/control.c src/delivery/control_change.c src/delivery/control_queue.c \
 	src/delivery/control_status.c src/delivery/control_test.c
+libdelivery_a_SOURCES += src/delivery/confine.h src/delivery/confine.c
 pkglibexec_PROGRAMS += relayd-delivery
 relayd_delivery_SOURCES = src/relayd-delivery.c
 relayd_delivery_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS)

@@ -5,13 +5,23 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/os.h"
+#include "delivery/compaction.h"
 #include "delivery/delivery.h"
+#include "delivery/history.h"
 #include "delivery/mail.h"
+
+#define BYTES_UNIT 128u /* of queue_entry.bytes_128 */
+#define FREE_AT_ONCE 4u /* segments, before the loop turns: each syncs the directory */
 
 struct place { /* a segment */
 	uint32_t number;
-	bool is_read;  /* to its end */
-	uint64_t left; /* messages that are not done */
+	bool is_read;        /* to its end */
+	bool stays;          /* something in it cannot be moved */
+	bool is_done;        /* in the list of those to be freed */
+	uint64_t left;       /* messages that are not done */
+	uint64_t live_bytes; /* their records */
+	uint64_t file_bytes; /* 0: not known (not read, or its header is damaged) */
+	struct place *next_done;
 	UT_hash_handle hh;
 };
 
@@ -25,6 +35,7 @@ struct mixed { /* a message whose recipients differ */
 
 struct mail_places {
 	struct place *places;
+	struct place *done; /* nothing is left in them */
 	struct mixed *mixed;
 	bool may_free; /* everything on disk was read, and nothing in it is of a newer version */
 };
@@ -73,12 +84,10 @@ place_get(struct mail_places *places, uint32_t number)
 }
 
 static void
-place_free_if_done(struct delivery *d, struct place *p)
+place_free(struct delivery *d, struct place *p)
 {
 	int r;
 
-	if (p->left > 0 || !p->is_read || !d->places->may_free)
-		return;
 	r = spool_store_free_segment(d->store, p->number);
 	if (r < 0 && r != -EBUSY && r != -ENOENT)
 		log_warning("spool.damaged", KV_INT("segment", p->number),
@@ -88,25 +97,124 @@ place_free_if_done(struct delivery *d, struct place *p)
 	free(p);
 }
 
+/* Nothing can come into a segment that was read to its end. */
+static void
+place_look(struct delivery *d, struct place *p)
+{
+	if (p->left > 0 || !p->is_read || p->is_done)
+		return;
+	p->is_done = true;
+	p->next_done = d->places->done;
+	d->places->done = p;
+	delivery_kick(d);
+}
+
+void
+mail_pump(struct delivery *d)
+{
+	struct place *p;
+
+	if (!mail_is_freeing(d))
+		return;
+	for (unsigned i = 0; i < FREE_AT_ONCE && (p = d->places->done) != NULL; i++) {
+		d->places->done = p->next_done;
+		place_free(d, p);
+	}
+	if (d->places->done != NULL)
+		delivery_kick(d);
+}
+
 void
 mail_segment_read(struct delivery *d, const struct catalog_segment *s)
 {
 	struct place *p = place_get(d->places, s->number);
 
-	p->is_read = s->state != SHARED_SLOT_LIVE;
-	place_free_if_done(d, p);
+	p->is_read = true;
+	if (p->left > 0 && spool_store_file_bytes(d->store, p->number, &p->file_bytes) < 0)
+		p->file_bytes = 0;
+	place_look(d, p);
 }
 
 void
 mail_may_free(struct delivery *d)
 {
+	d->places->may_free = true;
+	delivery_kick(d);
+}
+
+bool
+mail_is_freeing(const struct delivery *d)
+{
+	return d->places->may_free && !compaction_is_restating(d);
+}
+
+void
+mail_count_in(struct delivery *d, uint32_t segment, const struct queue_entry *e)
+{
+	struct place *p = place_get(d->places, segment);
+
+	p->left++;
+	p->live_bytes += (uint64_t)e->bytes_128 * BYTES_UNIT;
+}
+
+void
+mail_count_out(struct delivery *d, uint32_t segment, const struct queue_entry *e)
+{
+	struct place *p = place_get(d->places, segment);
+	uint64_t bytes = (uint64_t)e->bytes_128 * BYTES_UNIT;
+
+	if (p->left > 0)
+		p->left--;
+	p->live_bytes -= bytes < p->live_bytes ? bytes : p->live_bytes;
+	place_look(d, p);
+}
+
+static bool
+place_may_go(const struct delivery *d, const struct place *p)
+{
+	return p->is_read && p->left > 0 && p->file_bytes > 0 && !p->stays &&
+	       !spool_store_is_kept(d->store, p->number);
+}
+
+void
+mail_segments_sum(const struct delivery *d, struct mail_segment *sum)
+{
 	struct place *p, *next;
 
-	d->places->may_free = true;
+	*sum = (struct mail_segment){ 0 };
 	HASH_ITER(hh, d->places->places, p, next)
 	{
-		place_free_if_done(d, p);
+		if (!place_may_go(d, p))
+			continue;
+		sum->file_bytes += p->file_bytes;
+		sum->live_bytes += p->live_bytes;
 	}
+}
+
+struct mail_segment *
+mail_segments_list(const struct delivery *d, size_t *n)
+{
+	struct mail_segment *list = xcalloc(mail_segments(d) + 1, sizeof(*list));
+	struct place *p, *next;
+
+	*n = 0;
+	HASH_ITER(hh, d->places->places, p, next)
+	{
+		if (place_may_go(d, p))
+			list[(*n)++] =
+			    (struct mail_segment){ p->number, p->file_bytes, p->live_bytes };
+	}
+	return list;
+}
+
+bool
+mail_segment_stays(struct delivery *d, uint32_t segment)
+{
+	struct place *p = place_get(d->places, segment);
+	bool is_new = !p->stays;
+
+	p->stays = true;
+	return is_new;
 }
 
 size_t
@@ -185,18 +293,13 @@ mail_place(struct delivery *d, struct mail *m, bool hold)
 		queue_defer(d->queue, m->entry, m->due_ms);
 }
 
-int
-mail_load(struct delivery *d, struct queue_entry *e, struct mail **out)
+/* Takes the envelope. */
+static int
+make(struct delivery *d, struct queue_entry *e, struct envelope *envelope, struct mail **out)
 {
-	struct envelope *envelope;
 	struct mixed *x = e->is_mixed ? mixed_find(d, e->id) : NULL;
 	struct mail *m;
-	int r;
 
-	r = spool_store_envelope(
-	    d->store, (struct spool_location){ e->segment, e->offset }, &envelope);
-	if (r < 0)
-		return r;
 	if (envelope->id != e->id || (x != NULL && x->n != envelope->n_recipients)) {
 		envelope_free(envelope);
 		return -EBADMSG;
@@ -215,6 +318,45 @@ mail_load(struct delivery *d, struct queue_entry *e, struct mail **out)
 		                               };
 	*out = m;
 	return 0;
+}
+
+int
+mail_load(struct delivery *d, struct queue_entry *e, struct mail **out)
+{
+	struct envelope *envelope;
+	int r;
+
+	r = spool_store_envelope(
+	    d->store, (struct spool_location){ e->segment, e->offset }, &envelope);
+	return r < 0 ? r : make(d, e, envelope, out);
+}
+
+int
+mail_load_whole(
+    struct delivery *d, struct queue_entry *e, struct mail **out, struct spool_body **body)
+{
+	struct envelope *envelope;
+	int r;
+
+	r = spool_store_message(d->store, (struct spool_location){ e->segment, e->offset },
+	    (size_t)e->bytes_128 * BYTES_UNIT, &envelope, body);
+	if (r < 0)
+		return r;
+	r = make(d, e, envelope, out);
+	if (r < 0)
+		spool_body_close(*body);
+	return r;
+}
+
+int
+mail_browse(struct delivery *d, struct window *window, struct queue_entry *e, struct mail **out)
+{
+	struct envelope *envelope;
+	int r;
+
+	r = spool_store_browse(
+	    d->store, window, (struct spool_location){ e->segment, e->offset }, &envelope);
+	return r < 0 ? r : make(d, e, envelope, out);
 }
 
 void
@@ -272,27 +414,56 @@ take_outcome(struct delivery *d, struct queue_entry *e, const struct catalog_mes
 	return due_ms;
 }
 
+/* Delivery died after the message had left, perhaps, and before its outcome was durable. */
+static void
+foretell(struct delivery *d, struct queue_entry *e, const struct catalog_message *found)
+{
+	const struct envelope *env = found->envelope;
+	struct mixed *x = e->is_mixed ? mixed_find(d, e->id) : NULL;
+
+	for (size_t i = 0; i < env->n_recipients; i++) {
+		if (x != NULL && i < x->n && journal_state_is_final(x->recipients[i].state))
+			continue;
+		d->counts.possible_duplicates++;
+		e->duplicates += e->duplicates < UINT8_MAX;
+		log_warning("message.repeated", KV_ID("queue_id", e->id),
+		    KV_SPAN("recipient", env->recipients[i].address),
+		    KV_WHY("delivery ended after the message was sent and before the answer was "
+		           "stored: it may be sent twice"));
+	}
+}
+
 void
 mail_enter(struct delivery *d, const struct catalog_message *found)
 {
 	const struct envelope *env = found->envelope;
 	uint64_t wall_ms = os_now_ms(), boot_ms = os_boot_ms(), due_ms = 0;
+	uint32_t units = (found->bytes + BYTES_UNIT - 1) / BYTES_UNIT;
 	struct queue_entry *e;
 	int64_t born_s;
 
+	if (compaction_meets(d, found))
+		return;
 	e = queue_add(d->queue, found->id, env->uid, env->unit, delivery_route(d, env));
 	if (e == NULL)
 		return; /* a second copy (compaction was cut short) */
 	e->segment = found->location.segment;
 	e->offset = found->location.offset;
+	e->bytes_128 = (uint16_t)(units < UINT16_MAX ? units : UINT16_MAX);
 	e->is_large = (env->flags & ENVELOPE_LARGE) != 0;
 	born_s = ((int64_t)boot_ms - (int64_t)retry_age_ms(env->arrived_ms, wall_ms)) / 1000;
 	e->born_s = born_s > INT32_MIN ? (int32_t)born_s : INT32_MIN;
-	place_get(d->places, e->segment)->left++;
-	if (found->outcome != NULL)
+	mail_count_in(d, e->segment, e);
+	history_enter(d->history, e, found->place);
+	if (found->outcome != NULL) {
 		due_ms = take_outcome(d, e, found, wall_ms, boot_ms);
+		if (mail_is_elsewhere(e) && found->outcome->moved.segment != e->segment)
+			compaction_restate(d, e);
+	}
 	if (d->claim != NULL && d->claim(d->claim_arg, e))
 		return;
+	if (in_flight_was_sent(d->in_flight, e->id))
+		foretell(d, e, found);
 	if (found->uncommitted) {
 		d->counts.possible_duplicates++;
 		log_warning("message.repeated", KV_ID("queue_id", e->id),
@@ -313,7 +484,6 @@ mail_enter(struct delivery *d, const struct catalog_message *found)
 void
 mail_leave(struct delivery *d, struct queue_entry *e)
 {
-	struct place *p = place_get(d->places, e->segment);
 	int r;
 
 	if (e->is_large) {
@@ -324,8 +494,7 @@ mail_leave(struct delivery *d, struct queue_entry *e)
 			    KV_WHY("the body of a message that is done cannot be removed"));
 	}
 	mixed_drop(d, e);
+	history_leave(d->history, e);
+	mail_count_out(d, e->segment, e);
 	queue_remove(d->queue, e);
-	if (p->left > 0)
-		p->left--;
-	place_free_if_done(d, p);
 }

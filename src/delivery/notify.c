@@ -52,9 +52,13 @@ may_write(struct delivery *d, uint64_t id)
 		n->told_ms = now_ms;
 		log_warning("dsn.limited", KV_ID("queue_id", id),
 		    KV_INT("limit", d->config->limits.dsn_per_hour),
-		    KV_WHY("too many DSNs in an hour: failed messages are held instead"),
-		    KV_FIX("find out what fails (relayctl queue --state=held), or raise limits { "
-		           "dsn-per-hour }"));
+		    KV_WHY(
+		        "too many DSNs in an hour: this message and those that fail after it are "
+		        "held, and stay held until somebody decides"),
+		    KV_FIX(
+		        "relayctl queue --state held shows what fails; then relayctl release tries "
+		        "it again, bounce tells its sender (as far as limits { dsn-per-hour } "
+		        "allows: raise it), remove tells nobody"));
 	}
 	return false;
 }
@@ -192,7 +196,9 @@ hold_failures(struct outcome *o, const char *why)
 		free(c->text);
 		c->text = text;
 		c->state = JOURNAL_HELD;
-		c->fix = "relayctl release, bounce or remove";
+		c->fix = "relayctl show tells all of it; when the cause is mended, relayctl "
+		         "release tries it "
+		         "again; relayctl remove gives it up, and nobody is told";
 	}
 }
 
@@ -255,6 +261,13 @@ describe(struct outcome *o, size_t i, struct upstream_reply *reply, struct dsn_r
 		    (int64_t)(o->message->envelope->arrived_ms + o->d->retry.expire_ms);
 }
 
+/* Where a message failed for its 8-bit text or its UTF-8 addresses, a report with these in it would too. */
+static bool
+is_seven_bit_way(const struct upstream_reply *reply)
+{
+	return strcmp(reply->enhanced, "5.6.3") == 0 || strcmp(reply->enhanced, "5.6.7") == 0;
+}
+
 static int
 build(struct outcome *o, struct span to, bool to_postmaster, struct letter **out)
 {
@@ -287,13 +300,14 @@ build(struct outcome *o, struct span to, bool to_postmaster, struct letter **out
 	for (size_t i = 0; i < env->n_recipients; i++)
 		if (is_wanted(o, i) && (!to_postmaster || is_failure(&o->changes[i]))) {
 			describe(o, i, &replies[dsn.n_recipients], &list[dsn.n_recipients]);
+			dsn.seven_bit |= is_seven_bit_way(&replies[dsn.n_recipients]);
 			dsn.n_recipients++;
 		}
 	original = read_original(o, &original_len);
 	dsn.original = (struct span){ original, original_len };
 	dsn_message_build(&dsn, &text, &len, &is_8bit);
-	r = notify_compose(
-	    o->d, (struct span){ NULL, 0 }, to, text, len, is_8bit, dsn.utf8, true, out);
+	r = notify_compose(o->d, (struct span){ NULL, 0 }, to, text, len, is_8bit,
+	    dsn.utf8 && (is_8bit || !dsn.seven_bit), true, out);
 	free(original);
 	free(replies);
 	free(list);
@@ -325,8 +339,8 @@ notify_prepare(struct outcome *o)
 			return;
 		}
 		for (size_t i = 0; i < env->n_recipients; i++)
-			if ((env->flags & ENVELOPE_DSN) != 0 &&
-			    span_equals_nocase(env->recipients[i].address, to)) {
+			/* whoever wrote it: a notice of ours may have come back by SMTP */
+			if (span_equals_nocase(env->recipients[i].address, to)) {
 				hold_failures(o, "a notice to the postmaster failed");
 				return;
 			}

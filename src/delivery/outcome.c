@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/os.h"
 #include "delivery/delivery.h"
+#include "delivery/history.h"
 #include "delivery/notify.h"
 #include "delivery/outcome.h"
 
@@ -27,6 +28,7 @@ outcome_free(struct outcome *o)
 		free(o->changes[i].text);
 	free(o->changes);
 	free(o->payload);
+	in_flight_leave(o->d->in_flight, o->flight);
 	mail_free(o->message);
 	free(o);
 }
@@ -44,6 +46,7 @@ outcomes_free(struct outcomes *all)
 
 	while (all != NULL && (o = all->failed) != NULL) {
 		all->failed = o->next;
+		o->flight = 0; /* the mark stays: it is not stored, and may be sent again */
 		notify_drop(o);
 		outcome_free(o);
 	}
@@ -108,11 +111,12 @@ is_done_after(const struct outcome *o)
 static int
 encode(struct outcome *o, size_t *len)
 {
+	const struct queue_entry *e = o->message->entry;
 	size_t n = o->message->envelope->n_recipients;
 	struct journal_recipient *list = xcalloc(n, sizeof(*list));
-	struct journal_outcome record = { .id = o->message->entry->id,
+	struct journal_outcome record = { .id = e->id,
 		.time_ms = o->now_ms,
-		.possible_duplicates = o->message->entry->duplicates + o->duplicates,
+		.possible_duplicates = e->duplicates + o->duplicates,
 		.n_all = (uint32_t)n,
 		.recipients = list };
 	int r;
@@ -138,8 +142,14 @@ encode(struct outcome *o, size_t *len)
 		record.flags |= JOURNAL_DONE;
 	if (o->hold)
 		record.flags |= JOURNAL_HOLD;
-	if (o->warn || o->message->entry->is_warned)
+	if (o->warn || e->is_warned)
 		record.flags |= JOURNAL_WARNED;
+	/* Compaction of journals must know which segments have to be gone before this is forgotten (I3). */
+	if (mail_is_elsewhere(e)) {
+		record.flags |= JOURNAL_MOVED;
+		record.moved = (struct spool_location){ e->segment, e->offset };
+	}
+	o->is_complete = record.n_recipients == n;
 	r = journal_encode(&record, &o->payload, len);
 	free(list);
 	return r;
@@ -150,8 +160,13 @@ static void apply(struct outcome *o);
 void
 outcome_wait(struct outcome *o)
 {
+	void (*stalled)(struct outcome *, void *) = o->stalled;
+
 	o->next = o->d->outcomes->failed;
 	o->d->outcomes->failed = o;
+	o->stalled = NULL;
+	if (stalled != NULL)
+		stalled(o, o->arg);
 }
 
 /* It is too big for one record: its words get shorter, so that what happened can be kept. False: they
@@ -190,6 +205,7 @@ on_written(struct spool_item *item, void *arg)
 		return;
 	}
 	o->d->outcomes->waiting--;
+	history_note(o->d->history, o->message->entry, item->location, o->is_complete);
 	apply(o);
 }
 
@@ -227,6 +243,9 @@ outcome_commit(struct outcome *o)
 	}
 	o->d->outcomes->waiting++;
 	notify_prepare(o);
+	if (o->letters != NULL &&
+	    o->flight == 0) /* they are durable before it is: sent twice then */
+		o->flight = in_flight_enter(o->d->in_flight, o->message->entry->id);
 	if (!notify_send(o)) /* else it calls outcome_journal() when its letters are durable */
 		outcome_journal(o);
 }
@@ -274,11 +293,9 @@ tell(const struct outcome *o, size_t i)
 	enum log_level level = LOG_INFO;
 	uint64_t *count = &counts->deferred;
 
+	if (c->state == JOURNAL_QUEUED)
+		return; /* released: whoever did it tells of the message as a whole (control_change.c) */
 	switch (c->state) {
-	case JOURNAL_QUEUED:
-		event = "message.released";
-		count = NULL;
-		break;
 	case JOURNAL_DEFERRED:
 		level = c->is_operators ? LOG_ERROR : LOG_INFO;
 		break;
@@ -302,8 +319,7 @@ tell(const struct outcome *o, size_t i)
 		count = &counts->removed;
 		break;
 	}
-	if (count != NULL)
-		++*count;
+	++*count;
 	if (!log_is_on(level))
 		return;
 	if (c->code > 0)

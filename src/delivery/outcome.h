@@ -39,11 +39,16 @@ struct outcome {
 	unsigned duplicates;            /* possible ones that this attempt has added */
 	bool hold;                      /* the message, afterwards */
 	bool warn;                      /* tell the sender that it is late */
-	bool must_write;                /* also if no recipient changes (a release) */
+	bool must_write;                /* also if no recipient changes (a release, a move) */
+	bool is_complete;               /* the record in the journal names every recipient */
 	bool is_quiet;                  /* no DSN, whatever the states: the operator said remove */
+	uint32_t flight; /* its mark in d->in_flight, 0: none: nothing has left yet */
 	const char *upstream;
 	/* Told when it is durable and applied; the entry is gone if the message was done. */
 	void (*done)(struct outcome *o, void *arg);
+	/* Told once if it has to wait for a spool that does not work; done() comes later all the same.
+	 * NULL is fine. */
+	void (*stalled)(struct outcome *o, void *arg);
 	void *arg;
 
 	/* outcome.c's */

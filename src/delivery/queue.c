@@ -270,13 +270,15 @@ lane_add(struct queue *q, struct queue_entry *e, bool first)
 	struct road *road = &q->roads[e->upstream];
 	struct lane *lane = lane_get(road, e->tenant);
 
-	e->link = NO_ENTRY;
+	e->link = e->due_ds = NO_ENTRY;
 	if (lane->first == NO_ENTRY) {
 		lane->first = lane->last = e->self;
 	} else if (first) {
 		e->link = lane->first;
+		at(q, lane->first)->due_ds = e->self;
 		lane->first = e->self;
 	} else {
+		e->due_ds = lane->last;
 		at(q, lane->last)->link = e->self;
 		lane->last = e->self;
 	}
@@ -285,22 +287,22 @@ lane_add(struct queue *q, struct queue_entry *e, bool first)
 	road->count++;
 }
 
-/* Out of the middle: an operator's wish, so a walk is affordable. */
+/* Out of the middle: an operator's wish, or compaction's. */
 static void
 lane_remove(struct queue *q, struct queue_entry *e)
 {
 	struct road *road = &q->roads[e->upstream];
 	struct lane *lane = lane_get(road, e->tenant);
-	uint32_t before = NO_ENTRY;
+	uint32_t before = e->due_ds, after = e->link;
 
-	for (uint32_t h = lane->first; h != e->self; h = at(q, h)->link)
-		before = h;
 	if (before == NO_ENTRY)
-		lane->first = e->link;
+		lane->first = after;
 	else
-		at(q, before)->link = e->link;
-	if (lane->last == e->self)
+		at(q, before)->link = after;
+	if (after == NO_ENTRY)
 		lane->last = before;
+	else
+		at(q, after)->due_ds = before;
 	road->count--;
 	if (lane->first == NO_ENTRY)
 		lane_end(road, lane);
@@ -463,6 +465,8 @@ queue_take(struct queue *q, unsigned upstream)
 		return NULL;
 	e = at(q, lane->first);
 	lane->first = e->link;
+	if (lane->first != NO_ENTRY)
+		at(q, lane->first)->due_ds = NO_ENTRY;
 	road->turn = lane->ring_next;
 	road->count--;
 	if (lane->first == NO_ENTRY)

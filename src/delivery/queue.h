@@ -39,15 +39,17 @@ enum queue_state {
 
 struct queue_entry {
 	uint64_t id;
-	uint32_t segment;   /* its place in the spool: struct spool_location */
-	uint32_t offset;    /* ... */
-	uint32_t due_ds;    /* DEFERRED: when, in tenths of a second (queue's own) */
-	int32_t born_s;     /* when it was accepted, on the steady clock (before its start: < 0) */
-	uint32_t tenant;    /* queue_tenant() */
-	uint32_t link;      /* next in its lane, or place in the heap (queue's own) */
+	uint32_t segment; /* its place in the spool: struct spool_location */
+	uint32_t offset;  /* ... */
+	uint32_t due_ds;  /* DEFERRED: when, in tenths of a second. READY: the one before it in its
+			     * lane (queue's own) */
+	int32_t born_s;   /* when it was accepted, on the steady clock (before its start: < 0) */
+	uint32_t tenant;  /* queue_tenant() */
+	uint32_t link;    /* next in its lane, or place in the heap (queue's own) */
 	uint32_t hash_next; /* queue's own */
-	uint32_t self;      /* queue's own */
+	uint32_t self;      /* its number: small, and another's when it is gone (queue writes it) */
 	uint16_t attempts;  /* failed ones, of each recipient (unless is_mixed) */
+	uint16_t bytes_128; /* its records in the segment, in units of 128 bytes, rounded up */
 	uint8_t upstream;
 	uint8_t duplicates;     /* possible ones so far */
 	uint8_t state : 4;      /* enum queue_state, written by queue.c only */

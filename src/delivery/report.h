@@ -26,7 +26,9 @@ struct report_recipient {
 	struct span address;
 	const char *state; /* as above */
 	unsigned attempts;
-	struct span reply; /* the upstream's last words; empty: none yet */
+	/* the upstream's last words, shown as one text: code (0: none), enhanced code, the rest */
+	unsigned code;
+	struct span enhanced, reply;
 };
 
 struct report_attempt {
@@ -61,9 +63,23 @@ struct report_details {
 	size_t n_history;
 };
 
+/* A text that grows: zeros at first, `text` is freed by its owner. */
+struct report_text {
+	char *text; /* no NUL at its end */
+	size_t len, room;
+};
+
+/* Adds the message as one line of JSON, without the line's end. This is how a message is shown; the object
+ * is made of it. A list of a million prints it at once: making objects takes five times as long. */
+void report_print(struct report_text *out, const struct report_message *message);
+void report_put(struct report_text *out, struct span bytes);
+void report_put_string(struct report_text *out, struct span text); /* any bytes, as JSON */
 /* Gives a new object (json_decref()). */
 json_t *report_message(const struct report_message *message) MUST_CHECK;
 void report_add_details(json_t *object, const struct report_details *details);
+
+/* How the filters of a list look for a part of a sender, a recipient or a unit. */
+bool report_has_part(struct span text, const char *part);
 
 /* A JSON string of any bytes. */
 json_t *report_text(struct span text) MUST_CHECK;

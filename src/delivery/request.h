@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "delivery/delivery.h"
 
@@ -28,10 +29,18 @@ struct request_command {
 
 extern const struct request_command request_commands[]; /* ends with a NULL name */
 
+/* Who is at the other end of a connection, by the kernel's word. Their names are not looked up: that may
+ * ask the network, and an event loop must not wait. */
+struct request_asker {
+	uid_t uid;
+	pid_t pid;
+};
+
 struct request {
 	struct delivery *d;
 	struct control *control;
 	struct control_peer *peer; /* NULL: it has hung up */
+	struct request_asker asker;
 	const struct request_command *command;
 	json_t *json;
 	void *state;
@@ -39,14 +48,19 @@ struct request {
 	bool is_done;
 };
 
-void request_say(struct request *r, json_t *line); /* takes the line */
+void request_say(struct request *r, json_t *line);            /* takes the line */
+void request_say_lines(struct request *r, struct span lines); /* as they are */
 enum request_progress request_ok(struct request *r);
 enum request_progress request_error(struct request *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void request_wake(struct request *r);
+/* Has the one who asked hung up (not only said that he asks no more)? He took it for refused. */
+bool request_is_deserted(const struct request *r);
 /* A pending callback came: ends the request if it was the last and nobody listens. False: r is
  * gone. */
 bool request_returned(struct request *r) MUST_CHECK;
 
+/* What to add where a message was not found: perhaps it will be. */
+const char *request_not_yet(const struct delivery *d);
 /* The text of a field; NULL: it is not there or not a text. */
 const char *request_text(const struct request *r, const char *key);
 /* An upstream by name; -1: none. */

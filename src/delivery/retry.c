@@ -1,8 +1,6 @@
 /* retry.c - see retry.h. */
 #include "delivery/retry.h"
 
-#define ATTEMPTS_BEFORE_EXPIRY 2
-
 uint64_t
 retry_wait_ms(const struct retry_policy *policy, unsigned attempts, uint32_t random)
 {
@@ -34,7 +32,16 @@ retry_age_ms(uint64_t arrived_ms, uint64_t wall_ms)
 bool
 retry_is_expired(const struct retry_policy *policy, uint64_t age_ms, unsigned attempts)
 {
-	return age_ms >= policy->expire_ms && attempts >= ATTEMPTS_BEFORE_EXPIRY;
+	uint64_t enough = policy->max_ms < policy->expire_ms ? policy->max_ms : policy->expire_ms;
+	uint64_t waited = 0, wait = policy->first_ms;
+
+	if (age_ms < policy->expire_ms)
+		return false;
+	for (unsigned i = 1; i < attempts && waited < enough; i++) {
+		waited += wait;
+		wait = wait * 2 < policy->max_ms ? wait * 2 : policy->max_ms;
+	}
+	return waited >= enough;
 }
 
 bool

@@ -26,8 +26,10 @@ uint64_t retry_resume_ms(const struct retry_policy *policy, uint64_t stored_ms, 
 /* The age of a message by wall-clock stamps: 0 if it seems to come from the future. */
 uint64_t retry_age_ms(uint64_t arrived_ms, uint64_t wall_ms);
 
-/* Asked only after an attempt failed: mail that nobody tried to deliver is never given up, and one
- * failure is not enough, so that a clock that jumped forward while relayd was down bounces nothing. */
+/* Asked only after an attempt failed: mail that nobody tried to deliver is never given up. Nor is mail
+ * that seems old but was tried for less than max: the clock may have jumped forward while relayd was
+ * down, or the upstream is back after a week and greylists. `attempts`, this one included, tell how
+ * long that was. */
 bool retry_is_expired(const struct retry_policy *policy, uint64_t age_ms, unsigned attempts);
 
 /* Is it time to tell the sender that the message is late? */

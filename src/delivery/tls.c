@@ -5,6 +5,7 @@
  * wildcards, going on after a failed verification. Sessions to resume are kept per upstream, so a
  * ticket of one never meets another's name, port or CA (Postfix 20260805). */
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,11 +13,13 @@
 #include <string.h>
 #include <time.h>
 #include <openssl/bio.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
+#include "base/os.h"
 #include "delivery/tls.h"
 
 #define SESSIONS_KEPT 8 /* TLS 1.3 tickets are good for one use each */
@@ -123,7 +126,7 @@ static void
 explain_dates(struct smtp_trouble *t, X509 *cert, bool expired)
 {
 	char subject[128], from[32], until[32], now_text[32];
-	time_t now = time(NULL);
+	time_t now = (time_t)(os_now_ms() / 1000);
 	struct tm tm;
 
 	name_of(X509_get_subject_name(cert), subject, sizeof(subject));
@@ -261,6 +264,39 @@ explain_handshake(struct tls_session *s)
 		smtp_trouble_why(&s->trouble, "the TLS handshake failed: %s", openssl_reason());
 		suggest_client_certificate(s, reason);
 	}
+}
+
+/* ---- memory ---- */
+
+static void *
+reallocate(void *old, size_t size_bytes, const char *file, int line)
+{
+	(void)file, (void)line;
+	if (size_bytes > 0)
+		return xrealloc(old, size_bytes, 1);
+	free(old);
+	return NULL;
+}
+
+static void *
+allocate(size_t size_bytes, const char *file, int line)
+{
+	return reallocate(NULL, size_bytes, file, line);
+}
+
+static void
+deallocate(void *old, const char *file, int line)
+{
+	(void)file, (void)line;
+	free(old);
+}
+
+void
+tls_use_memory(void)
+{
+	int is_set = CRYPTO_set_mem_functions(allocate, reallocate, deallocate);
+
+	assert(is_set);
 }
 
 /* ---- the upstream's context ---- */
@@ -481,6 +517,22 @@ offer_session(struct tls_session *s)
 	}
 }
 
+/* Whom the certificate has to name. Without it any name would do: no session begins then. */
+static bool
+expect_name(struct tls_session *s)
+{
+	const struct tls_client *tls = s->client;
+	const char *host = tls->upstream->host;
+
+	SSL_set_hostflags(
+	    s->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+	if (tls->is_ip)
+		return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(s->ssl), host) == 1;
+	return SSL_set1_host(s->ssl, host) == 1 &&
+	       SSL_ctrl(s->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+	           (void *)(uintptr_t)host) == 1;
+}
+
 struct tls_session *
 tls_session_new(struct tls_client *tls)
 {
@@ -489,7 +541,7 @@ tls_session_new(struct tls_client *tls)
 
 	s->client = tls;
 	s->ssl = SSL_new(tls->ctx);
-	if (s->ssl == NULL || bio == NULL) {
+	if (s->ssl == NULL || bio == NULL || !expect_name(s)) {
 		fputs("OpenSSL has no memory; exiting to be started again\n", stderr);
 		exit(71);
 	}
@@ -497,15 +549,6 @@ tls_session_new(struct tls_client *tls)
 	BIO_set_init(bio, 1);
 	SSL_set_bio(s->ssl, bio, bio);
 	SSL_set_app_data(s->ssl, s);
-	SSL_set_hostflags(
-	    s->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
-	if (tls->is_ip) {
-		X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(s->ssl), tls->upstream->host);
-	} else {
-		SSL_set1_host(s->ssl, tls->upstream->host);
-		SSL_ctrl(s->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
-		    (void *)(uintptr_t)tls->upstream->host);
-	}
 	offer_session(s);
 	SSL_set_connect_state(s->ssl);
 	return s;

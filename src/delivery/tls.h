@@ -17,6 +17,11 @@
 #include "smtp/buffer.h"
 #include "smtp/client.h"
 
+/* Once, before anything else of OpenSSL: where there is no memory the process ends as in xcalloc().
+ * OpenSSL's allocations are bounded by what TLS allows a peer to send, and it does not come back to
+ * life by itself when one failed at the wrong moment: its start is tried only once. */
+void tls_use_memory(void);
+
 /* One per upstream: settings, trust store, client certificate, sessions to resume. */
 struct tls_client;
 

@@ -14,7 +14,9 @@
 #include "delivery/upstream.h"
 
 #define CAP_MS (60 * 1000)       /* how long fewer connections are tried after a refusal */
+#define CAP_BURST_MS 2000        /* refusals of connections that were begun together count once */
 #define ASK_EVERY_MS (10 * 1000) /* password-command */
+#define SILENT_MS (15 * 1000)    /* without an answer: told, long before it is given up */
 #define SUSPECT_MOST 3 /* connections that may die on one message before it counts as its fault */
 
 struct link {
@@ -55,6 +57,7 @@ fail(
 	uint64_t now_ms = os_boot_ms();
 
 	remember(u, why, fix);
+	u->was_silent = false;
 	/* nothing more goes out, but what is on its way may come to its end */
 	LL_FOREACH(u->links, link)
 	{
@@ -78,6 +81,7 @@ succeed(struct upstream *u)
 {
 	uint64_t down_ms = u->since_ms;
 
+	u->was_silent = false;
 	if (u->since_ms == 0)
 		u->since_ms = os_now_ms();
 	if (!breaker_succeed(&u->breaker))
@@ -90,22 +94,39 @@ succeed(struct upstream *u)
 }
 
 static void
+set_cap(struct upstream *u, unsigned cap, uint64_t now_ms)
+{
+	u->cap = cap;
+	u->cap_until_ms = now_ms + CAP_MS;
+}
+
+static bool
+is_capped_lately(const struct upstream *u, uint64_t now_ms)
+{
+	return u->cap > 0 && now_ms + CAP_MS < u->cap_until_ms + CAP_BURST_MS;
+}
+
+static void
 slow(struct upstream *u, const struct failure *f, const struct upstream_reply *reply)
 {
 	uint64_t now_ms = os_boot_ms();
 	unsigned most = upstream_connections_max(u, now_ms);
+	int64_t per_minute;
 
+	if (f->is_sessions && is_capped_lately(u, now_ms))
+		return;
 	if (f->is_sessions && most > 1) {
-		u->cap = most / 2;
-		u->cap_until_ms = now_ms + CAP_MS;
+		set_cap(u, most / 2, now_ms);
 	} else if (!pace_slow(&u->pace, now_ms)) {
 		return;
 	}
-	snprintf(u->last_error, sizeof(u->last_error), "%d %s", reply->code, reply->text);
+	per_minute = (int64_t)(pace_per_second(&u->pace) * 60); /* 0: as fast as it takes them */
+	snprintf(u->last_error, sizeof(u->last_error), "%d %s%s%s", reply->code, reply->enhanced,
+	    reply->enhanced[0] != '\0' ? " " : "", reply->text);
 	log_warning("upstream.paced", KV_STR("upstream", u->config->name),
-	    KV_INT("per_minute", (int64_t)(pace_per_second(&u->pace) * 60)),
+	    per_minute > 0 ? KV_INT("per_minute", per_minute) : KV_STR("per_minute", NULL),
 	    KV_INT("connections", upstream_connections_max(u, now_ms)),
-	    KV_STR("reply", reply->text), KV_WHY("the upstream says slow down"), KV_FIX(f->fix));
+	    KV_STR("reply", u->last_error), KV_WHY("the upstream says slow down"), KV_FIX(f->fix));
 }
 
 unsigned
@@ -361,6 +382,22 @@ default_fix(const struct conn_end *end, const struct config_upstream *config)
 	return "check `host`, `port` and `tls`, and whether the provider has trouble";
 }
 
+static bool
+is_amid_message(const struct conn_end *end)
+{
+	return end->stage >= SMTP_STAGE_MAIL && end->stage <= SMTP_STAGE_END &&
+	       (end->kind == SMTP_END_LOST || end->kind == SMTP_END_TIMEOUT ||
+	           end->kind == SMTP_END_REPLY || end->kind == SMTP_END_PROTOCOL);
+}
+
+/* It let us log in and closes on mail, in words: then the next login proves nothing, or it would be up and
+ * down several times a second, with a message at each. */
+static bool
+is_mended_by_message(const struct conn_end *end)
+{
+	return end->kind == SMTP_END_REPLY && is_amid_message(end);
+}
+
 /* A link has died: is the upstream down? */
 static void
 blame(struct link *link, const struct conn_end *end)
@@ -385,8 +422,7 @@ blame(struct link *link, const struct conn_end *end)
 			return;
 		/* others work: it takes no more than these */
 		if (!end->was_ready && count_ready_links(u) > 0) {
-			u->cap = count_ready_links(u);
-			u->cap_until_ms = now_ms + CAP_MS;
+			set_cap(u, count_ready_links(u), now_ms);
 			return;
 		}
 	}
@@ -397,15 +433,7 @@ blame(struct link *link, const struct conn_end *end)
 		u->asked_ms = now_ms; /* a token may just have expired */
 		loop_want_password(u->d->loop, u->index);
 	}
-	fail(u, cause, false, end->why, fix);
-}
-
-static bool
-is_amid_message(const struct conn_end *end)
-{
-	return end->stage >= SMTP_STAGE_MAIL && end->stage <= SMTP_STAGE_END &&
-	       (end->kind == SMTP_END_LOST || end->kind == SMTP_END_TIMEOUT ||
-	           end->kind == SMTP_END_REPLY || end->kind == SMTP_END_PROTOCOL);
+	fail(u, cause, is_mended_by_message(end), end->why, fix);
 }
 
 static void
@@ -423,6 +451,12 @@ on_closed(void *ctx, struct conn *conn, const struct conn_end *end)
 	log_debug("upstream.closed", KV_STR("upstream", u->config->name),
 	    KV_STR("kind", smtp_end_kind_name(end->kind)), KV_INT("served", end->served),
 	    KV_WHY(end->why));
+	if (end->is_distrusted)
+		log_warning("upstream.warned", KV_STR("upstream", u->config->name),
+		    KV_WHY(
+		        "its replies and our commands were out of step; from now on each message "
+		        "waits for the one before"),
+		    KV_FIX("tell the provider: its replies do not follow what is asked"));
 	if (!u->d->stopping)
 		blame(link, end);
 	LL_FOREACH_SAFE(link->returned, a, next)
@@ -602,6 +636,47 @@ upstream_pump(struct upstream *u, uint64_t now_ms)
 	return next_ms;
 }
 
+const char *
+upstream_silence(const struct upstream *u, uint64_t *silent_ms)
+{
+	const char *phrase = NULL;
+	const struct link *link;
+	uint64_t waited_ms;
+
+	if (u->breaker.state != BREAKER_CLOSED || count_ready_links(u) > 0)
+		return NULL;
+	LL_FOREACH(u->links, link)
+	if (!link->is_ready && !link->is_test) {
+		const char *waiting = conn_waiting(link->conn, &waited_ms);
+
+		if (phrase == NULL || waited_ms > *silent_ms) {
+			phrase = waiting;
+			*silent_ms = waited_ms;
+		}
+	}
+	return phrase;
+}
+
+/* It is given up after minutes, as RFC 5321 has it: somebody looks at the log before. */
+static void
+warn_of_silence(struct upstream *u)
+{
+	uint64_t silent_ms = 0;
+	const char *phrase = upstream_silence(u, &silent_ms);
+	char why[256];
+
+	if (phrase == NULL || silent_ms < SILENT_MS || u->was_silent)
+		return;
+	u->was_silent = true;
+	snprintf(why, sizeof(why), "%s port %u does not answer, while %s: its mail waits",
+	    u->config->host, u->config->port, phrase);
+	log_warning("upstream.warned", KV_STR("upstream", u->config->name),
+	    KV_MS("silent", (int64_t)silent_ms), KV_WHY(why),
+	    KV_FIX(
+	        "nothing, if it answers soon; else check host, port and tls, and that no firewall "
+	        "swallows the connection"));
+}
+
 void
 upstream_tick(struct upstream *u, uint64_t now_ms)
 {
@@ -615,6 +690,7 @@ upstream_tick(struct upstream *u, uint64_t now_ms)
 	}
 	if (u->breaker.state == BREAKER_OPEN && secret_has_changed(u->secret))
 		upstream_nudge(u);
+	warn_of_silence(u);
 }
 
 void

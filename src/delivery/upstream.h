@@ -42,6 +42,7 @@ struct upstream {
 	uint64_t asked_ms;      /* for it */
 	bool is_switched;       /* it was told that others take its mail */
 	bool was_warned;        /* of its secret's permissions */
+	bool was_silent;        /* it was told that it does not answer */
 
 	/* for people */
 	uint64_t since_ms;        /* wall clock: up or down since; 0: never used */
@@ -64,6 +65,9 @@ void upstream_password(struct upstream *u, int status, struct span secret);
 /* Finish what is in flight and hang up; `quick`: hang up. */
 void upstream_stop(struct upstream *u, bool quick);
 bool upstream_is_quiet(const struct upstream *u); /* no link left */
+
+/* Nothing works and a connection waits to be made: what for, in words, and how long now. NULL: not so. */
+const char *upstream_silence(const struct upstream *u, uint64_t *silent_ms);
 
 unsigned upstream_connections_max(const struct upstream *u, uint64_t now_ms);
 

@@ -13,12 +13,10 @@
 #include "intake/session.h"
 
 #define FDS_FOR_OTHERS 48 /* segments, large bodies, the logger, what the process is started with */
-#define FREE_FILES_LEAST 16
 #define RETRY_MS 2000
 #define SWEEP_MOST_MS 1000
 #define SWEEP_LEAST_MS 20
 #define SWEEP_STOPPING_MS 50
-#define STRESS_ERRORS 2 /* mistakes that a client may make when connections run out */
 
 /* ---- who may come in ---- */
 
@@ -93,19 +91,28 @@ on_accepted(void *arg, int fd, const struct sockaddr *sa, const struct config_li
 /* ---- is there room for a message ---- */
 
 static const char *
-refuse_full(struct intake *intake, const struct os_room *room)
+refuse_full(struct intake *intake, const struct os_room *room, uint64_t bytes)
 {
 	const struct config *config = intake->config;
+	uint64_t now_ms = loop_now_ms();
 
 	snprintf(intake->refusal, sizeof(intake->refusal),
 	    "452 4.3.1 not enough room in %.200s: try again later", config->spool.directory);
-	if (!intake->is_full)
+	if (!intake->is_full) {
+		intake->full_since_ms = now_ms;
+		intake->full_bytes = 0;
 		log_error("spool.full", KV_STR("directory", config->spool.directory),
 		    KV_INT("free_bytes", (int64_t)room->free_bytes),
+		    KV_INT("min_free_bytes", (int64_t)config->spool.min_free_bytes),
 		    KV_INT("free_files",
 		        room->free_files == UINT64_MAX ? -1 : (int64_t)room->free_files),
-		    KV_FIX("make room, or lower \"spool { min-free }\""));
+		    KV_FIX("make room, or lower \"spool { min-free }\" (and segment: six of it "
+		           "are left free)"));
+	}
 	intake->is_full = true;
+	intake->full_ms = now_ms;
+	if (bytes > intake->full_bytes)
+		intake->full_bytes = bytes;
 	return intake->refusal;
 }
 
@@ -145,12 +152,64 @@ intake_refusal(struct intake *intake, uint64_t bytes)
 	waiting_ms = spool_writer_waiting_ms(intake->writer);
 	if (waiting_ms >= INTAKE_STALL_MS)
 		return refuse_stalled(intake, waiting_ms);
-	if (spool_writer_room(intake->writer, &room) == 0 &&
-	    (room.free_bytes < least || room.free_bytes - least < bytes ||
-	        room.free_files < FREE_FILES_LEAST))
-		return refuse_full(intake, &room);
-	intake->is_full = intake->is_stalled = false;
+	if (spool_writer_room(intake->writer, &room) == 0 && !spool_has_room(&room, least, bytes))
+		return refuse_full(intake, &room, bytes);
 	return NULL;
+}
+
+bool
+intake_is_worth_telling(struct intake *intake)
+{
+	return refusals_add(&intake->refusals, loop_now_ms());
+}
+
+/* Where a disk is full to the brim each freed block is gone at once: it is over when there is room for
+ * some seconds, and for what had none. */
+static void
+look_for_room(struct intake *intake, uint64_t now_ms)
+{
+	const struct config *config = intake->config;
+	struct os_room room;
+
+	if (!intake->is_full || intake->writer == NULL)
+		return;
+	if (spool_writer_room(intake->writer, &room) < 0 ||
+	    !spool_has_room(&room, config->spool.min_free_bytes, intake->full_bytes))
+		intake->full_ms = now_ms;
+	if (now_ms - intake->full_ms < INTAKE_ROOMY_MS)
+		return;
+	intake->is_full = false;
+	log_info("spool.has-room", KV_STR("directory", config->spool.directory),
+	    KV_INT("free_bytes", (int64_t)room.free_bytes),
+	    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)),
+	    KV_MS("down", (int64_t)(now_ms - intake->full_since_ms)));
+}
+
+static void
+look_for_an_answer(struct intake *intake)
+{
+	if (!intake->is_stalled || intake->writer == NULL ||
+	    spool_writer_waiting_ms(intake->writer) >= INTAKE_STALL_MS)
+		return;
+	intake->is_stalled = false;
+	log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
+	    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)),
+	    KV_WHY("the disk answers again"));
+}
+
+/* What came to an end, and what is still so. */
+static void
+look_at_spool(struct intake *intake, uint64_t now_ms)
+{
+	uint64_t refused;
+
+	look_for_room(intake, now_ms);
+	look_for_an_answer(intake);
+	refused = refusals_due(&intake->refusals, now_ms);
+	if (refused > 0)
+		log_warning("message.rejected", KV_INT("refused", (int64_t)refused),
+		    KV_STR("reply", intake->refusal),
+		    KV_WHY("so many more since the line before: the spool takes no mail"));
 }
 
 /* ---- what the writer tells ---- */
@@ -164,17 +223,24 @@ on_report(void *arg, const struct spool_report *report)
 	case SPOOL_REPORT_FAILED:
 	case SPOOL_REPORT_DOWN:
 		if (report->kind == SPOOL_REPORT_DOWN)
-			atomic_store(&intake->page->spool_failed, 1);
+			atomic_store(&intake->page->spool_failed, (uint32_t)report->error);
 		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
 		    KV_STR("operation", report->operation), KV_STR("file", report->file),
 		    KV_INT("offset", (int64_t)report->offset),
 		    KV_INT("revoked", (int64_t)report->revoked),
-		    KV_INT("unknown", (int64_t)report->unknown), KV_WHY(strerror(report->error)));
+		    KV_INT("unknown", (int64_t)report->unknown),
+		    KV_STR("error", strerror(report->error)),
+		    KV_WHY(report->kind == SPOOL_REPORT_DOWN
+		               ? "no file of the spool can be written: new mail is refused"
+		               : "the file is not used any more; clients are told to try again"),
+		    KV_FIX("look at the disk: make room, or mend what the error says; mail is "
+		           "taken again by itself"));
 		break;
 	case SPOOL_REPORT_RECOVERED:
 		atomic_store(&intake->page->spool_failed, 0);
 		log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
-		    KV_STR("file", report->file));
+		    KV_STR("file", report->file),
+		    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)));
 		break;
 	case SPOOL_REPORT_COMPACTED:
 		break;
@@ -218,6 +284,7 @@ on_sweep(evutil_socket_t fd, short what, void *arg)
 		next = session_next(session);
 		session_check(session, now_ms);
 	}
+	look_at_spool(intake, now_ms);
 	if (intake->state != INTAKE_SERVING && now_ms >= intake->end_ms + INTAKE_QUICK_MS)
 		loop_end(intake->loop);
 }
@@ -247,21 +314,6 @@ intake_stop(struct intake *intake, bool quick)
 }
 
 /* ---- the beginning ---- */
-
-static struct smtp_server_options
-server_options(const struct config *config, bool auth_ignore, bool stressed)
-{
-	return (struct smtp_server_options){
-		.hostname = config->hostname,
-		.max_message_bytes = config->spool.max_message_bytes,
-		.max_recipients = config->limits.recipients,
-		.max_errors = stressed && config->limits.errors > STRESS_ERRORS
-		                  ? STRESS_ERRORS
-		                  : config->limits.errors,
-		.max_commands = config->limits.commands,
-		.auth_ignore = auth_ignore,
-	};
-}
 
 /* As many sessions as the config allows and descriptors last. */
 static unsigned
@@ -304,10 +356,6 @@ intake_open(const struct intake_options *options, struct intake **out)
 	intake->finder = options->finder;
 	intake->spool_fd = -1;
 	intake->max_sessions = count_sessions(options->config);
-	for (int auth = 0; auth < 2; auth++) {
-		intake->calm[auth] = server_options(options->config, auth == 1, false);
-		intake->stress[auth] = server_options(options->config, auth == 1, true);
-	}
 	r = listeners_open(options->config, options->first_listener_fd, intake->base, on_accepted,
 	    intake, &intake->listeners, why);
 	if (r < 0) {
@@ -360,7 +408,8 @@ on_retry(evutil_socket_t fd, short what, void *arg)
 	if (open_writer(intake) < 0)
 		return;
 	event_del(intake->retry);
-	log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory));
+	log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
+	    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)));
 }
 
 int
@@ -380,11 +429,14 @@ intake_start(struct intake *intake, int spool_fd, int wake_fd)
 	if (r == 0)
 		return 0;
 	log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
-	    KV_WHY(strerror(-r)));
+	    KV_STR("error", strerror(-r)),
+	    KV_WHY("its first file cannot be made: no mail is taken"),
+	    KV_FIX(is_want_of_room(r) ? "make room; mail is taken by itself then"
+	                              : "mend what the error says; it is tried again"));
 	if (!is_want_of_room(r))
 		return r;
 	/* clients are told so, and mail is taken again as soon as there is room */
-	atomic_store(&intake->page->spool_failed, 1);
+	atomic_store(&intake->page->spool_failed, (uint32_t)-r);
 	return event_add(intake->retry, &retry) < 0 ? -ENOMEM : 0;
 }
 

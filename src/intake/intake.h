@@ -11,6 +11,7 @@
 #include "base/loop.h"
 #include "intake/listener.h"
 #include "intake/peer.h"
+#include "intake/refusals.h"
 #include "intake/tally.h"
 #include "smtp/server.h"
 #include "spool/shared_page.h"
@@ -20,8 +21,10 @@
 #define INTAKE_BODIES_MAX (64u << 20)  /* bodies in memory of all sessions; beyond it on disk */
 #define INTAKE_STRESS_TIMEOUT_MS 10000 /* a command's deadline when connections run out */
 #define INTAKE_STALL_MS 10000          /* the disk is silent so long: no new message */
-#define INTAKE_DRAIN_IDLE_MS 1000      /* stopping: a session that is idle so long is ended */
-#define INTAKE_QUICK_MS 5000           /* stopping quickly: what the disk gets to answer */
+#define INTAKE_ROOMY_MS 5000        /* there is room for so long: the disk is not full any more */
+#define INTAKE_DRAIN_IDLE_MS 1000   /* stopping: a session that is idle so long is ended */
+#define INTAKE_DRAIN_SILENT_MS 5000 /* or within its envelope; a body may take until end_ms */
+#define INTAKE_QUICK_MS 5000        /* stopping quickly: what the disk gets to answer */
 
 struct session;
 
@@ -49,11 +52,13 @@ struct intake {
 	unsigned max_sessions;
 	uint64_t end_ms;     /* draining: until then */
 	uint64_t refused_ms; /* when a limit was logged last: not once for each connection */
-	bool is_full;        /* no room on the disk: logged */
-	bool is_stalled;     /* the disk is silent: logged */
-	char refusal[512];
+	bool is_full;        /* no room on the disk: logged, as will be its end */
+	bool is_stalled;     /* the disk is silent: the same */
+	uint64_t full_since_ms, full_ms; /* when the first, and when the last message had no room */
+	uint64_t full_bytes;             /* room for that much is wanted before it is over */
+	struct refusals refusals;
+	char refusal[512]; /* the last one */
 
-	struct smtp_server_options calm[2], stress[2]; /* [1]: auth = ignore */
 	struct event *sweep, *committed, *retry;
 	char buffer[INTAKE_READ_BYTES];
 };
@@ -82,6 +87,9 @@ bool intake_is_stressed(const struct intake *intake);
 /* May a message begin? NULL: yes; else the reply that says why not. `bytes`: what the client
  * declared. The text lives until the next call. */
 const char *intake_refusal(struct intake *intake, uint64_t bytes);
+/* A client was told 4xx for the spool's sake. Is it worth a line of its own? If not it is counted, and
+ * told as a number. */
+bool intake_is_worth_telling(struct intake *intake);
 /* A session or a message without session has ended: counters, paused listeners, end of a drain. */
 void intake_settle(struct intake *intake);
 

@@ -83,10 +83,11 @@ listeners_resume(struct listeners *all)
 		all->reserve_fd = open_reserve();
 	if (all->reserve_fd < 0)
 		return; /* still none: the timer comes again */
+	for (size_t i = 0; i < all->n; i++)
+		if (event_add(all->each[i].readable, NULL) < 0)
+			return;
 	all->is_paused = false;
 	event_del(all->pause);
-	for (size_t i = 0; i < all->n; i++)
-		event_add(all->each[i].readable, NULL);
 }
 
 unsigned

@@ -16,6 +16,7 @@
 
 #define OUTBOX_MOST (64u << 10) /* unread replies: then the client is not read any more (I9) */
 #define BLOCK_BYTES (64u << 10) /* of a body: what has to come within one deadline */
+#define STRESS_ERRORS 2         /* mistakes that a client may make when connections run out */
 #define LINGER_MS 2000
 #define LINGER_STOPPING_MS 200
 #define LINGER_BYTES (1u << 20)
@@ -45,6 +46,7 @@ struct session {
 	struct event *writable; /* made when the socket is full for the first time */
 	struct peer peer;
 	struct smtp_server smtp;
+	struct smtp_server_options smtp_options;
 	struct message *message; /* between BEGIN and its end */
 	struct outbox outbox;
 	struct inbox inbox;
@@ -53,6 +55,7 @@ struct session {
 	uint64_t since_ms;    /* the wait that has a deadline began */
 	uint64_t block_bytes; /* of the body, since since_ms; LINGERING: thrown away */
 	const char *why;      /* it ends, for the log */
+	bool is_turned_down;  /* the spool did not take its last message */
 };
 
 #define NOTHING_NEW ((struct span){ NULL, 0 }) /* go on with what is in the inbox */
@@ -245,6 +248,19 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- what the machine asks for ---- */
 
+static bool
+is_refusal(const struct session *s)
+{
+	return s->smtp.reply.data[0] == '4';
+}
+
+/* Not the client's fault: the spool took no message, and who sends ahead is told 503 for the rest of it. */
+static bool
+is_for_the_spool(const struct session *s)
+{
+	return s->is_turned_down && (is_refusal(s) || memcmp(s->smtp.reply.data, "503", 3) == 0);
+}
+
 /* A refused message is worth a line, and so is a limit. Our own last words are not: the line about the
  * session's end has their cause. */
 static void
@@ -252,6 +268,7 @@ log_reply(const struct session *s)
 {
 	char client[PEER_TEXT_MAX];
 	struct span reply = s->smtp.reply;
+	enum log_level level = LOG_WARNING;
 	bool is_limit;
 
 	if (s->why != NULL || reply.len < 4 || (reply.data[0] != '4' && reply.data[0] != '5'))
@@ -259,8 +276,13 @@ log_reply(const struct session *s)
 	is_limit = memcmp(reply.data, "421", 3) == 0;
 	if (!is_limit)
 		atomic_fetch_add(&s->intake->page->rejected, 1);
+	if (!is_limit && is_for_the_spool(s))
+		level =
+		    is_refusal(s) && intake_is_worth_telling(s->intake) ? LOG_WARNING : LOG_DEBUG;
+	if (!log_is_on(level))
+		return;
 	peer_print(&s->peer, client);
-	log_event(LOG_WARNING, is_limit ? "session.limited" : "message.rejected",
+	log_event(level, is_limit ? "session.limited" : "message.rejected",
 	    LOG_FIELDS(KV_SPAN("reply", ((struct span){ reply.data, reply.len - 2 })),
 	        KV_STR("command", s->smtp.command), KV_SPAN("argument", s->smtp.argument),
 	        KV_SPAN("sender", s->smtp.mail.sender), KV_WHO(s, client)));
@@ -280,6 +302,7 @@ begin_message(struct session *s)
 {
 	const char *refusal = intake_refusal(s->intake, s->smtp.mail.declared_bytes);
 
+	s->is_turned_down = refusal != NULL;
 	if (refusal != NULL)
 		smtp_server_refuse(&s->smtp, refusal);
 	else
@@ -323,6 +346,7 @@ refuse_message(struct session *s, int r)
 	else
 		snprintf(reply, sizeof(reply), "452 4.3.1 cannot store the message in %.200s: %s",
 		    s->intake->config->spool.directory, strerror(-r));
+	s->is_turned_down = r != -EMSGSIZE;
 	smtp_server_refuse(&s->smtp, reply);
 	drop_message(s);
 }
@@ -371,6 +395,7 @@ on_committed(void *arg, int result)
 	if (result == 0)
 		log_accepted(s, loop_now_ms() - s->since_ms);
 	s->message = NULL; /* it ends by itself */
+	s->is_turned_down = result < 0 && result != -EMSGSIZE;
 	enter(s, SESSION_TALKING);
 	if (result == -EIO)
 		break_off(s, "the spool failed: whether the message is stored is not known");
@@ -612,7 +637,7 @@ end_overdue(struct session *s)
 	session_end(s, has_output(s) ? NULL : reply);
 }
 
-/* Stopping: idle sessions go, a message on its way may arrive until end_ms. */
+/* Stopping: sessions that do nothing go, a body on its way may arrive until end_ms. */
 static bool
 must_leave(const struct session *s, uint64_t now_ms)
 {
@@ -620,8 +645,11 @@ must_leave(const struct session *s, uint64_t now_ms)
 
 	if (intake->state == INTAKE_SERVING || s->state != SESSION_TALKING)
 		return false;
-	return now_ms >= intake->end_ms ||
-	       (smtp_server_is_idle(&s->smtp) && now_ms - s->since_ms >= INTAKE_DRAIN_IDLE_MS);
+	if (now_ms >= intake->end_ms)
+		return true;
+	if (smtp_server_is_idle(&s->smtp))
+		return now_ms - s->since_ms >= INTAKE_DRAIN_IDLE_MS;
+	return !smtp_server_is_in_body(&s->smtp) && now_ms - s->since_ms >= INTAKE_DRAIN_SILENT_MS;
 }
 
 void
@@ -649,13 +677,25 @@ session_check(struct session *s, uint64_t now_ms)
 
 /* ---- the beginning ---- */
 
-static const struct smtp_server_options *
+static struct smtp_server_options
 options_for(const struct intake *intake, const struct config_listen *listen)
 {
-	const struct smtp_server_options *options =
-	    intake_is_stressed(intake) ? intake->stress : intake->calm;
+	const struct config *config = intake->config;
+	unsigned errors = config->limits.errors;
 
-	return &options[listen->auth == CONFIG_LISTEN_AUTH_IGNORE ? 1 : 0];
+	if (intake_is_stressed(intake) && errors > STRESS_ERRORS)
+		errors = STRESS_ERRORS;
+	return (struct smtp_server_options){
+		.hostname = config->hostname,
+		.max_message_bytes = config->spool.max_message_bytes,
+		.max_recipients = config->limits.recipients,
+		.max_errors = errors,
+		.max_commands = config->limits.commands,
+		.auth_ignore = listen->auth == CONFIG_LISTEN_AUTH_IGNORE,
+		.line_end = listen->line_end == CONFIG_LINE_END_REJECT ? SMTP_LINE_END_REJECT
+		                                                       : SMTP_LINE_END_NORMALIZE,
+		.nul = listen->nul == CONFIG_NUL_SPACE ? SMTP_NUL_SPACE : SMTP_NUL_REJECT,
+	};
 }
 
 static void
@@ -685,7 +725,8 @@ session_open(struct intake *intake, int fd, const struct peer *peer,
 	s->peer = *peer;
 	s->opened_ms = s->since_ms = loop_now_ms();
 	link_session(s);
-	smtp_server_init(&s->smtp, options_for(intake, listen));
+	s->smtp_options = options_for(intake, listen);
+	smtp_server_init(&s->smtp, &s->smtp_options);
 	event_assign(&s->readable, intake->base, fd, EV_READ | EV_PERSIST, on_readable, s);
 	if (log_is_on(LOG_DEBUG)) {
 		peer_print(&s->peer, client);

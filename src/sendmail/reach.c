@@ -11,13 +11,11 @@
 
 #include "sendmail/reach.h"
 
-enum { WAIT_S = 300 }; /* for one answer, or for room to write */
-
 static int
 connect_to(const struct sockaddr *sa, socklen_t len)
 {
 	const int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	const struct timeval wait = { .tv_sec = WAIT_S };
+	const struct timeval wait = { .tv_sec = REACH_WAIT_S };
 	int r;
 
 	if (fd < 0)

@@ -4,6 +4,11 @@
 
 #include "base/base.h"
 
+#ifndef REACH_WAIT_S
+#define REACH_WAIT_S                                                                               \
+	300 /* for one whole answer, or for room to write; the tests' sendmail has less */
+#endif
+
 #define REACH_SOCKET "/run/relayd/submit"
 
 /* Connects: to `where` ("/path", "127.0.0.1:25", "[::1]:25"; loopback only), or if it is NULL to

@@ -8,17 +8,20 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/os.h"
+#include "sendmail/reach.h"
 #include "sendmail/submit.h"
 #include "smtp/address.h"
 
 enum {
-	WAIT_STORED_S = 600, /* for the answer to the message: RFC 5321 4.5.3.2.6 */
+	WAIT_STORED_S = 2 * REACH_WAIT_S, /* for the answer to the message: RFC 5321 4.5.3.2.6 */
 	TEXT_MAX = 512,
 	LINES_MAX = 100,
 };
 
 struct talk {
 	int fd;
+	uint64_t deadline_ms; /* of the answer that is awaited */
 	char in[4096];
 	size_t start, len;
 	int code;            /* of the last answer */
@@ -45,6 +48,22 @@ send_bytes(struct talk *t, struct span bytes)
 }
 
 static bool
+wait_for_input(struct talk *t)
+{
+	struct pollfd readable = { .fd = t->fd, .events = POLLIN };
+	const uint64_t now_ms = os_boot_ms();
+	int n = 0;
+
+	if (now_ms < t->deadline_ms)
+		n = poll(&readable, 1, (int)(t->deadline_ms - now_ms));
+	if (n == 0)
+		t->error = -ETIMEDOUT;
+	else if (n < 0 && errno != EINTR)
+		t->error = -errno;
+	return t->error == 0;
+}
+
+static bool
 fill(struct talk *t)
 {
 	ssize_t n;
@@ -57,11 +76,13 @@ fill(struct talk *t)
 		t->error = -EPROTO; /* a line that never ends */
 		return false;
 	}
-	do
-		n = recv(t->fd, t->in + t->len, sizeof(t->in) - t->len, 0);
-	while (n < 0 && errno == EINTR);
+	do {
+		if (!wait_for_input(t))
+			return false;
+		n = recv(t->fd, t->in + t->len, sizeof(t->in) - t->len, MSG_DONTWAIT);
+	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
 	if (n <= 0) {
-		t->error = n == 0 ? -ECONNRESET : errno == EAGAIN ? -ETIMEDOUT : -errno;
+		t->error = n == 0 ? -ECONNRESET : -errno;
 		return false;
 	}
 	t->len += (size_t)n;
@@ -109,12 +130,13 @@ note_keyword(struct talk *t, struct span line, bool is_first)
 
 /* The next answer; t->code is 0 if there was none. */
 static int
-hear(struct talk *t, bool is_ehlo)
+hear_within(struct talk *t, bool is_ehlo, unsigned seconds)
 {
 	struct span line;
 	bool is_last = false;
 
 	t->code = 0;
+	t->deadline_ms = os_boot_ms() + seconds * (uint64_t)1000;
 	for (unsigned n = 0; !is_last; n++) {
 		if (!read_line(t, &line))
 			return 0;
@@ -132,9 +154,35 @@ hear(struct talk *t, bool is_ehlo)
 	return t->code;
 }
 
+static int
+hear(struct talk *t, bool is_ehlo)
+{
+	return hear_within(t, is_ehlo, REACH_WAIT_S);
+}
+
+/* Something came that answers nothing yet. It may be a last word (421); a "yes" it cannot be. */
+static bool
+spoke_early(const struct talk *t)
+{
+	char c;
+
+	return t->len > 0 || recv(t->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+static int
+refuse_early_yes(struct talk *t, bool was_early)
+{
+	if (was_early && t->code != 0 && t->code < 400) {
+		t->error = -EPROTO;
+		t->code = 0;
+	}
+	return t->code;
+}
+
 /* A command and its answer. What is sent was checked before: one line, and no more (I8). */
 static int PRINTF_LIKE(2, 3) say(struct talk *t, const char *fmt, ...)
 {
+	const bool was_early = spoke_early(t);
 	char line[4096];
 	va_list ap;
 	int n;
@@ -150,20 +198,23 @@ static int PRINTF_LIKE(2, 3) say(struct talk *t, const char *fmt, ...)
 	memcpy(line + n, "\r\n", 2);
 	if (!send_bytes(t, (struct span){ line, (size_t)n + 2 }))
 		return 0;
-	return hear(t, strncmp(fmt, "EHLO", 4) == 0);
+	hear(t, strncmp(fmt, "EHLO", 4) == 0);
+	return refuse_early_yes(t, was_early);
 }
 
 /* What the refusal means for the caller's caller. */
 static int
 exit_code(const struct talk *t)
 {
+	const char *enhanced = strlen(t->text) > 4 ? t->text + 4 : "";
+
 	if (t->code < 500)
 		return EX_TEMPFAIL;
-	if (strncmp(t->text + 4, "5.1.", 4) == 0)
+	if (strncmp(enhanced, "5.1.", 4) == 0)
 		return EX_NOUSER;
-	if (strncmp(t->text + 4, "5.7.", 4) == 0)
+	if (strncmp(enhanced, "5.7.", 4) == 0)
 		return EX_NOPERM;
-	if (strncmp(t->text + 4, "5.6.", 4) == 0 || t->code == 552)
+	if (strncmp(enhanced, "5.6.", 4) == 0 || t->code == 552)
 		return EX_DATAERR;
 	return EX_UNAVAILABLE;
 }
@@ -270,18 +321,10 @@ print_from(const struct talk *t, const struct submit_sender *sender, char *out, 
 	    has_domain ? "" : t->server);
 }
 
-static bool
-wait_longer(struct talk *t)
-{
-	const struct timeval wait = { .tv_sec = WAIT_STORED_S };
-
-	return setsockopt(t->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) == 0;
-}
-
 static int
 send_message(struct talk *t, const struct submit_sender *sender, const struct letter *letter)
 {
-	bool at_start = true;
+	bool at_start = true, was_early;
 	char from[2048];
 
 	if (say(t, "DATA") != 354)
@@ -301,8 +344,11 @@ send_message(struct talk *t, const struct submit_sender *sender, const struct le
 		hear(t, false);
 		return complain(t, "the message was not accepted");
 	}
-	if (t->error != 0 || !wait_longer(t) || !send_bytes(t, SPAN(".\r\n")) ||
-	    hear(t, false) != 250)
+	was_early = spoke_early(t);
+	t->code = 0;
+	if (t->error == 0 && send_bytes(t, SPAN(".\r\n")))
+		hear_within(t, false, WAIT_STORED_S);
+	if (t->error != 0 || refuse_early_yes(t, was_early) != 250)
 		return complain(t, "the message was not accepted");
 	return EX_OK;
 }

@@ -13,7 +13,6 @@
 
 #include "smtp/client_parts.h"
 
-#define SPECULATE_BYTES (256 * 1024) /* a larger BDAT waits for its recipients' replies */
 #define BODY_PIECE_BYTES 32768
 
 /* clang-format off */
@@ -74,8 +73,10 @@ smtp_client_init(struct smtp_client *c, const struct smtp_client_options *option
 void
 smtp_client_fini(struct smtp_client *c)
 {
-	for (size_t i = 0; i < ARRAY_LEN(c->ring); i++)
+	for (size_t i = 0; i < ARRAY_LEN(c->ring); i++) {
 		free(c->ring[i].rcpt);
+		free(c->ring[i].refusals);
+	}
 	if (c->out.data != NULL)
 		wipe(c->out.data, c->out.size); /* it may have carried a password */
 	smtp_buffer_fini(&c->out);
@@ -97,10 +98,28 @@ client_protocol_error(struct smtp_client *c, const char *what)
 {
 	if (c->end != SMTP_END_NONE)
 		return;
+	/* all is done: how it says goodbye is its own affair */
+	if (c->stage == SMTP_STAGE_QUIT && !client_holds(c)) {
+		client_end(c, SMTP_END_QUIT);
+		return;
+	}
 	smtp_trouble_why(&c->trouble, "the upstream does not follow SMTP: %s, while %s", what,
 	    smtp_stage_phrase(smtp_client_waits_for(c)));
 	smtp_trouble_fix(&c->trouble, "check host and port (465 wants tls = implicit)");
 	client_end(c, SMTP_END_PROTOCOL);
+}
+
+/* A reply that its command cannot have got: all since the last mark are in doubt. */
+void
+client_out_of_step(struct smtp_client *c, const char *what)
+{
+	c->out_of_step = true;
+	if (c->end != SMTP_END_NONE)
+		return;
+	client_protocol_error(c, what);
+	if (c->end == SMTP_END_PROTOCOL)
+		smtp_trouble_fix(
+		    &c->trouble, "tell the provider: its replies do not follow what is asked");
 }
 
 /* The session ends because of the words in c->reply. */
@@ -125,6 +144,8 @@ smtp_client_fail(struct smtp_client *c, enum smtp_end_kind kind, const struct sm
 		client_end(c, SMTP_END_REPLY);
 		return;
 	}
+	if (c->stage == SMTP_STAGE_QUIT)
+		kind = SMTP_END_QUIT;
 	c->trouble = *trouble;
 	client_end(c, kind);
 }
@@ -155,60 +176,24 @@ smtp_client_eof(struct smtp_client *c)
 struct smtp_client_transaction *
 client_nth(const struct smtp_client *c, unsigned i)
 {
-	return (struct smtp_client_transaction *)(uintptr_t)&c
-	    ->ring[(c->head + i) % SMTP_CLIENT_WINDOW_MAX];
+	return (
+	    struct smtp_client_transaction *)(uintptr_t)&c->ring[(c->head + i) % SMTP_CLIENT_RING];
+}
+
+/* The one that the next reply belongs to; NULL: none is due. */
+struct smtp_client_transaction *
+client_oldest_unanswered(const struct smtp_client *c)
+{
+	for (unsigned i = 0; i < c->count; i++)
+		if (client_nth(c, i)->taken < client_nth(c, i)->sent)
+			return client_nth(c, i);
+	return NULL;
 }
 
 bool
 client_is_pipelining(const struct smtp_client *c)
 {
 	return c->o.pipelining && smtp_capability_has(&c->caps, SMTP_CAP_PIPELINING);
-}
-
-static bool
-is_chunking(const struct smtp_client *c)
-{
-	return c->o.chunking && smtp_capability_has(&c->caps, SMTP_CAP_CHUNKING);
-}
-
-static unsigned
-messages_max(const struct smtp_client *c)
-{
-	unsigned most = c->o.messages_max;
-
-	if (c->caps.mail_max > 0 && (most == 0 || c->caps.mail_max < most))
-		most = c->caps.mail_max;
-	return most;
-}
-
-static bool
-is_used_up(const struct smtp_client *c)
-{
-	return messages_max(c) > 0 && c->messages >= messages_max(c);
-}
-
-unsigned
-smtp_client_room(const struct smtp_client *c)
-{
-	unsigned room, most = messages_max(c);
-
-	if (c->stage != SMTP_STAGE_IDLE || c->quitting || c->closing || c->end != SMTP_END_NONE ||
-	    is_used_up(c))
-		return 0;
-	if (!client_is_pipelining(c) || c->overlap == SMTP_OVERLAP_NEVER)
-		room = c->count == 0;
-	else if (is_chunking(c) && c->overlap == SMTP_OVERLAP_TRY)
-		room = c->count < 2 && c->count < c->o.window;
-	else if (is_chunking(c))
-		room = c->o.window - c->count;
-	else
-		room = c->count == 0 ||
-		       (c->count == 1 &&
-		           ((client_nth(c, 0)->body_wanted && client_nth(c, 0)->accepted > 0) ||
-		               client_nth(c, 0)->over));
-	if (most > 0 && room > most - c->messages)
-		room = most - c->messages;
-	return room;
 }
 
 void
@@ -231,7 +216,6 @@ smtp_client_add(struct smtp_client *c, const struct smtp_envelope *envelope, voi
 		.job = job,
 		.rcpt = rcpt,
 		.rcpt_size = size,
-		.bdat = is_chunking(c),
 		.at_line_start = true };
 	c->messages++;
 	c->offered = false;
@@ -280,16 +264,13 @@ client_give_verdict(struct smtp_client *c, struct smtp_client_transaction *t, si
 	c->o.recipient(c->o.arg, t->job, i, reply, verdict);
 }
 
-/* The same verdict for all in `state` (or, with PENDING, for all that have none yet). */
+/* The same verdict for all that have none yet. */
 void
 client_give_verdicts(struct smtp_client *c, struct smtp_client_transaction *t,
-    enum smtp_client_rcpt state, const struct upstream_reply *reply, enum verdict verdict)
+    const struct upstream_reply *reply, enum verdict verdict)
 {
-	struct upstream_reply copy = *reply; /* callbacks may lead to another reply */
-
 	for (size_t i = 0; i < t->envelope->n_recipients; i++)
-		if (state == SMTP_RCPT_PENDING || t->rcpt[i] == state)
-			client_give_verdict(c, t, i, &copy, verdict);
+		client_give_verdict(c, t, i, reply, verdict);
 }
 
 /* Steps of recipients that were never named are answered by nobody. */
@@ -302,17 +283,23 @@ client_skip_unsent(struct smtp_client_transaction *t)
 }
 
 void
+client_finish_oldest(struct smtp_client *c)
+{
+	struct smtp_client_transaction *t = client_nth(c, 0);
+
+	free(t->refusals);
+	t->refusals = NULL;
+	c->head = (c->head + 1) % SMTP_CLIENT_RING;
+	c->count--;
+	c->offered = false;
+	c->o.finished(c->o.arg, t->job);
+}
+
+void
 client_finish_complete(struct smtp_client *c)
 {
-	while (c->count > 0 && client_nth(c, 0)->over &&
-	       client_nth(c, 0)->taken == client_nth(c, 0)->sent) {
-		void *job = client_nth(c, 0)->job;
-
-		c->head = (c->head + 1) % SMTP_CLIENT_WINDOW_MAX;
-		c->count--;
-		c->offered = false;
-		c->o.finished(c->o.arg, job);
-	}
+	while (c->count > 0 && client_is_complete(client_nth(c, 0)) && !client_nth(c, 0)->held)
+		client_finish_oldest(c);
 }
 
 /* clang-format off */
@@ -337,36 +324,42 @@ static bool
 may_send_data(struct smtp_client *c, struct smtp_client_transaction *t)
 {
 	if (t->taken == t->sent) { /* every recipient's reply is known */
-		t->over = t->mail_failed || t->accepted == 0;
-		c->dirty |= t->over && !t->mail_failed;
+		t->over = t->accepted == 0;
 		return !t->over;
 	}
-	return client_is_pipelining(c) && !t->mail_failed &&
-	       !(t->bdat && t->envelope->bytes > SPECULATE_BYTES);
+	return client_is_pipelining(c);
 }
 
 static bool
-may_send(struct smtp_client *c, struct smtp_client_transaction *t, bool is_head)
+may_send(struct smtp_client *c, struct smtp_client_transaction *t)
 {
-	if (!client_is_pipelining(c) && !(is_head && t->taken == t->sent))
+	if (!client_is_pipelining(c) && client_oldest_unanswered(c) != NULL)
 		return false;
+	if (t->mail_failed && t->sent <= client_data_step(t)) {
+		t->over = true;
+		return false;
+	}
 	if (t->sent == client_data_step(t))
 		return may_send_data(c, t);
 	return t->sent < client_data_step(t); /* after DATA: the 354, then the body */
 }
 
 static void
-send_step(struct smtp_client *c, struct smtp_client_transaction *t, bool is_head)
+begin(struct smtp_client *c, struct smtp_client_transaction *t, unsigned i)
+{
+	t->overlapped = client_oldest_unanswered(c) != NULL;
+	t->rset = c->dirty;
+	t->bdat = client_goes_by_bdat(c, i);
+}
+
+static void
+send_step(struct smtp_client *c, struct smtp_client_transaction *t, unsigned i)
 {
 	enum smtp_stage stage;
 	size_t step;
 
-	/* A message that follows another unanswered one must not stand on what that one leaves
-	 * behind: some servers keep a transaction open after a refused BDAT. */
 	if (t->sent == 0)
-		t->overlapped = !is_head;
-	if (t->sent == 0)
-		t->rset = c->dirty || (t->bdat && !is_head);
+		begin(c, t, i);
 	step = t->sent++;
 	stage = client_stage_of(t, step);
 	client_stages[stage].send(
@@ -394,17 +387,18 @@ want_body(struct smtp_client *c, struct smtp_client_transaction *t)
 static bool
 compose(struct smtp_client *c)
 {
+	for (unsigned i = 0; i < c->count; i++)
+		if (!client_nth(c, i)->checked)
+			client_check(c, client_nth(c, i));
 	for (unsigned i = 0; i < c->count; i++) {
 		struct smtp_client_transaction *t = client_nth(c, i);
 
-		if (!t->checked)
-			client_check(c, t);
 		while (!t->over && c->out.len < SMTP_CLIENT_FLIGHT_MAX) {
 			if (t->body_wanted) {
 				if (want_body(c, t))
 					return true;
-			} else if (may_send(c, t, i == 0)) {
-				send_step(c, t, i == 0);
+			} else if (may_send(c, t)) {
+				send_step(c, t, i);
 			} else {
 				break;
 			}
@@ -450,7 +444,9 @@ smtp_client_next(struct smtp_client *c)
 		client_finish_complete(c);
 		if (offer(c))
 			return SMTP_CLIENT_READY;
-		if (c->count == 0 && (c->quitting || is_used_up(c))) {
+		/* what is held and has no mark ahead of it waits for that of QUIT */
+		if (client_count_under_way(c) == 0 &&
+		    (c->quitting || client_is_used_up(c) || c->count > 0)) {
 			c->quitting = true;
 			c->todo = SMTP_STAGE_QUIT;
 			send_session(c);
@@ -486,55 +482,46 @@ smtp_client_secured(struct smtp_client *c)
 bool
 smtp_client_is_proving(const struct smtp_client *c)
 {
-	return c->overlap == SMTP_OVERLAP_TRY && c->count > 0 && client_nth(c, 0)->overlapped &&
-	       client_nth(c, 0)->sent > 0 && client_nth(c, 0)->taken == 0;
+	const struct smtp_client_transaction *t = client_oldest_unanswered(c);
+
+	return c->overlap == SMTP_OVERLAP_TRY && t != NULL && t->overlapped && t->taken == 0;
 }
 
 enum smtp_stage
 smtp_client_waits_for(const struct smtp_client *c)
 {
+	const struct smtp_client_transaction *t = client_oldest_unanswered(c);
+
 	if (c->start_tls)
 		return SMTP_STAGE_TLS;
 	if (c->stage != SMTP_STAGE_IDLE)
 		return c->stage;
-	if (c->count == 0)
-		return SMTP_STAGE_IDLE;
 	for (unsigned i = 0; i < c->count; i++)
 		if (client_nth(c, i)->body_wanted && !client_nth(c, i)->over)
 			return SMTP_STAGE_BODY;
-	if (client_nth(c, 0)->taken < client_nth(c, 0)->sent)
-		return client_stage_of(client_nth(c, 0), client_nth(c, 0)->taken);
-	return client_nth(c, 0)->sent == 0
-	           ? SMTP_STAGE_IDLE
-	           : client_stage_of(client_nth(c, 0), client_nth(c, 0)->sent);
-}
-
-static enum verdict
-verdict_at_end(
-    const struct smtp_client *c, const struct smtp_client_transaction *t, uint64_t flushed)
-{
-	if (c->end == SMTP_END_LOCAL && t->job == c->body_job && t->body_wanted && !t->over)
-		return VERDICT_LOCAL;
-	if (t->end_offset != 0 && t->end_offset <= flushed && !t->mail_failed && !c->closed)
-		return VERDICT_UNKNOWN;
-	return VERDICT_UNSENT;
+	if (t != NULL)
+		return client_stage_of(t, t->taken);
+	for (unsigned i = 0; i < c->count; i++)
+		if (!client_is_complete(client_nth(c, i)) && client_nth(c, i)->sent > 0)
+			return client_stage_of(client_nth(c, i), client_nth(c, i)->sent);
+	return SMTP_STAGE_IDLE;
 }
 
 void
 smtp_client_abandon(struct smtp_client *c, uint64_t flushed)
 {
 	assert(c->end != SMTP_END_NONE);
-	for (; c->count > 0; c->head = (c->head + 1) % SMTP_CLIENT_WINDOW_MAX) {
+	while (c->count > 0) {
 		struct smtp_client_transaction *t = client_nth(c, 0);
 		struct upstream_reply reply = { .stage = c->end_stage };
-		enum verdict verdict = verdict_at_end(c, t, flushed);
+		enum verdict verdict = client_verdict_at_end(c, t, flushed);
 
 		if (verdict == VERDICT_LOCAL)
 			smtp_reply_say(&reply, SMTP_STAGE_BODY, 451, "4.3.0", c->trouble.why);
 		else
 			smtp_reply_clean(span_of(c->trouble.why), reply.text, sizeof(reply.text));
-		client_give_verdicts(c, t, SMTP_RCPT_PENDING, &reply, verdict);
-		c->count--;
-		c->o.finished(c->o.arg, t->job);
+		client_settle_certain(c, t);
+		client_give_verdicts(c, t, &reply, verdict);
+		client_finish_oldest(c);
 	}
 }

@@ -8,6 +8,29 @@
  * PIPELINING the next envelope leaves with this body, with CHUNKING whole messages leave back to back
  * within the window. Each reply is matched to one command; an unexpected one ends the session (C2).
  *
+ * A 2xx too many would pass as the answer to each command behind it: credit a message that was refused,
+ * bounce a recipient that was not. So no reply to a message counts, good or bad, before a mark behind it
+ * shows that both sides are in step: a reply that no other command gets, 354 (DATA) or 221 (QUIT). Out
+ * of step, nothing since the last mark counts: it is UNKNOWN (kept, repeated and counted as such) if the
+ * message had left, else UNSENT, and the session ends with SMTP_END_PROTOCOL.
+ *
+ *   MAIL RCPT DATA ▶ 354 ▶ body, RSET MAIL RCPT BDAT, RSET MAIL RCPT BDAT, RSET MAIL RCPT DATA ▶ 354 ▶ body, ...
+ *        proves itself            held .............................................. counts
+ *
+ *  - A session's first message goes by DATA, alone: who is always out of step never gets a BDAT.
+ *  - Then a flight is messages by BDAT and a last one by DATA. If that DATA is refused all wait for the
+ *    next flight's, and if there is no more mail QUIT is said at once, for its 221. No reply is waited
+ *    for that would not be waited for anyway.
+ *  - A message that went by DATA has its mark before its body: the reply to its end counts when nothing
+ *    more is outstanding and nothing more has come, or else with the next mark.
+ *  - RSET begins each message but the first: what was pushed out of the one before stops there, for no
+ *    RSET is refused. (With PIPELINING it costs no round trip. Without, none follows a final dot.)
+ *  - If the session ends otherwise before the mark, what one reply too many cannot have moved counts: a
+ *    refusal in front of which no recipient of its message was accepted, that of the end for the last
+ *    recipient, a 421, and a 2xx to a BDAT if all its recipients and the RSET behind it got one too.
+ *    (Not seen: two too many, or one left out, in a flight that a lost connection or a 421 ends before
+ *    its mark. To count nothing there would repeat mail for ever at who says 421 after so many messages.)
+ *
  * Before TLS (unless tls = none) nothing but EHLO and STARTTLS can leave (I11): before_mail() in
  * client.c asserts it, and the machine has one path to AUTH and MAIL.
  *
@@ -82,14 +105,15 @@ struct smtp_auth {
 
 /* May a message's envelope leave before the reply to the one before it? RFC 2920 says so, but some servers
  * lose what follows the final dot in the same segment (chasquid up to 1.11 does). So it is tried, with
- * at most two in flight, and the caller gives up early while smtp_client_is_proving(). */
+ * at most two in flight, and the caller gives up early while smtp_client_is_proving(). NEVER also means
+ * that each message goes alone and by DATA: for who was out of step once (c->out_of_step). */
 enum smtp_client_overlap { SMTP_OVERLAP_TRY, SMTP_OVERLAP_PROVEN, SMTP_OVERLAP_NEVER };
 
 struct smtp_client_options {
 	const char *helo;
 	enum config_tls tls;
 	bool pipelining, chunking; /* use when offered */
-	unsigned window; /* transactions in flight with CHUNKING: 1..SMTP_CLIENT_WINDOW_MAX */
+	unsigned window; /* whole messages in flight with CHUNKING: 1..SMTP_CLIENT_WINDOW_MAX */
 	enum smtp_client_overlap overlap; /* what is known of this upstream */
 	unsigned messages_max;            /* per connection; 0: no limit */
 	struct smtp_auth *auth;           /* borrowed; NULL: do not log in */
@@ -101,7 +125,8 @@ struct smtp_client_options {
 };
 
 #define SMTP_CLIENT_WINDOW_MAX 16
-#define SMTP_CLIENT_FLIGHT_MAX 65536 /* out is sent when it holds that much */
+#define SMTP_CLIENT_RING (2 * SMTP_CLIENT_WINDOW_MAX) /* with those that are held */
+#define SMTP_CLIENT_FLIGHT_MAX 65536                  /* out is sent when it holds that much */
 
 enum smtp_client_action {
 	SMTP_CLIENT_WAIT,  /* nothing to do before more input, or another envelope */
@@ -112,7 +137,13 @@ enum smtp_client_action {
 	SMTP_CLIENT_END,   /* over: c->end, c->trouble, c->end_reply; then smtp_client_abandon() */
 };
 
-enum smtp_client_rcpt { SMTP_RCPT_PENDING, SMTP_RCPT_ACCEPTED, SMTP_RCPT_DONE, SMTP_RCPT_SKIPPED };
+enum smtp_client_rcpt {
+	SMTP_RCPT_PENDING,
+	SMTP_RCPT_ACCEPTED,
+	SMTP_RCPT_REFUSED, /* t->refusals */
+	SMTP_RCPT_DONE,    /* its verdict was given */
+	SMTP_RCPT_SKIPPED, /* and it was never named */
+};
 
 /* One message in flight. Steps in order: [RSET] MAIL RCPT... DATA END, or [RSET] MAIL RCPT... BDAT;
  * `sent` of them have left and `taken` are answered. */
@@ -120,15 +151,20 @@ struct smtp_client_transaction {
 	const struct smtp_envelope *envelope;
 	void *job;
 	size_t sent, taken;
-	size_t accepted;     /* recipients that got 2xx and have no verdict yet */
+	size_t accepted;     /* recipients that are ACCEPTED */
 	uint64_t body_sent;  /* bytes of the message given to out */
 	uint64_t end_offset; /* c->out_total just after the final dot or chunk; 0: not yet */
 	unsigned char *rcpt; /* enum smtp_client_rcpt of each recipient */
 	size_t rcpt_size;
+	struct upstream_reply *refusals; /* by recipient; NULL: none was refused */
+	struct upstream_reply
+	    all;         /* of MAIL, DATA or the end: what all others got; code 0: nothing yet */
+	bool held;       /* there are verdicts to give, at the next mark */
+	bool supported;  /* the RSET behind it, and all its recipients, got a 2xx */
 	bool checked;    /* against what the upstream can do */
 	bool overlapped; /* began before the one before it was answered */
 	bool rset;       /* begins with RSET */
-	bool bdat;
+	bool bdat;       /* since its first step left */
 	bool mail_failed;
 	bool body_wanted; /* 354 came, or BDAT left */
 	bool over;        /* nothing more will be sent for it */
@@ -144,8 +180,10 @@ struct smtp_client {
 	bool secured;          /* TLS is up and verified */
 	bool start_tls;        /* the upstream said 220 to STARTTLS */
 	bool helo;             /* EHLO was refused: HELO */
-	bool dirty;            /* the upstream may still hold half a transaction: RSET first */
-	bool offered;          /* READY was said for the room there is */
+	bool dirty;            /* the next message begins with RSET */
+	bool in_step;          /* there was a mark */
+	bool out_of_step; /* it said what was no answer to what was asked, or not in its turn */
+	bool offered;     /* READY was said for the room there is */
 	bool quitting;
 	bool closing; /* 421 came: send nothing more, take what still comes */
 	bool closed;  /* and then it closed: what was not answered was not done */
@@ -163,7 +201,7 @@ struct smtp_client {
 	struct upstream_reply reply; /* the last one, or the one under way */
 	struct smtp_buffer out;
 	uint64_t out_total; /* bytes ever put into out */
-	struct smtp_client_transaction ring[SMTP_CLIENT_WINDOW_MAX];
+	struct smtp_client_transaction ring[SMTP_CLIENT_RING];
 	unsigned head, count;
 	void *body_job;
 	uint64_t body_offset;
@@ -195,9 +233,9 @@ void smtp_client_fail(
 /* EOF from the upstream: END_QUIT, END_IDLE or END_LOST, as fits. */
 void smtp_client_eof(struct smtp_client *c);
 
-/* After END: the last verdicts. A transaction whose end_offset is at most `flushed` (bytes of out that
- * may have reached the upstream) is UNKNOWN, others are UNSENT; with END_LOCAL the one whose
- * body could not be given is LOCAL. */
+/* After END: the last verdicts. What is held as above; of the rest a transaction whose end_offset is at
+ * most `flushed` (bytes of out that may have reached the upstream) is UNKNOWN, the rest are UNSENT;
+ * with END_LOCAL the one whose body could not be given is LOCAL. */
 void smtp_client_abandon(struct smtp_client *c, uint64_t flushed);
 
 /* How many envelopes smtp_client_add() takes now. */

@@ -160,7 +160,6 @@ client_send_rset(struct smtp_client *c, struct smtp_client_transaction *t, size_
 {
 	(void)t, (void)i;
 	send_line(c, "RSET");
-	c->dirty = false;
 }
 
 void
@@ -194,6 +193,7 @@ client_send_mail(struct smtp_client *c, struct smtp_client_transaction *t, size_
 		}
 	}
 	end_line(c, from);
+	c->dirty = true;
 }
 
 static void
@@ -251,6 +251,7 @@ client_end_body(struct smtp_client *c, struct smtp_client_transaction *t)
 		put(c, SPAN(".\r\n"));
 		client_trace(c, '>', SPAN("."));
 		t->sent++;
+		c->dirty = client_is_pipelining(c); /* else it would be a round trip */
 	}
 	t->end_offset = c->out_total;
 	t->over = true;
@@ -358,7 +359,7 @@ client_check(struct smtp_client *c, struct smtp_client_transaction *t)
 
 	t->checked = true;
 	if (no.code != 0) {
-		client_give_verdicts(c, t, SMTP_RCPT_PENDING, &no, VERDICT_LOCAL);
+		client_give_verdicts(c, t, &no, VERDICT_LOCAL);
 		t->over = true;
 		return;
 	}

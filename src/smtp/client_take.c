@@ -90,15 +90,29 @@ void
 client_take_quit(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
 {
 	(void)t, (void)i;
+	if (c->reply.code == 221)
+		client_settle(c);
+	else if (c->reply.code / 100 == 2 || (c->reply.code != 421 && client_holds(c)))
+		client_out_of_step(c, "no 221 to QUIT");
 	client_end(c, SMTP_END_QUIT);
 }
 
 void
 client_take_rset(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
 {
-	(void)t, (void)i;
+	(void)i;
 	if (c->reply.code / 100 != 2 && c->reply.code != 421)
-		client_protocol_error(c, "RSET refused");
+		client_out_of_step(c, "RSET refused");
+	else if (c->reply.code != 421)
+		client_support(c, t);
+}
+
+/* Its verdicts are given at the next mark. */
+static void
+hold(struct smtp_client *c, struct smtp_client_transaction *t)
+{
+	t->all = c->reply;
+	t->held = true;
 }
 
 void
@@ -106,27 +120,29 @@ client_take_mail(struct smtp_client *c, struct smtp_client_transaction *t, size_
 {
 	(void)i;
 	if (c->reply.code / 100 == 3) {
-		client_protocol_error(c, "a 3xx reply to MAIL");
+		client_out_of_step(c, "a 3xx reply to MAIL");
 	} else if (c->reply.code / 100 != 2) {
 		t->mail_failed = true;
-		client_give_verdicts(c, t, SMTP_RCPT_PENDING, &c->reply, VERDICT_REPLY);
+		hold(c, t);
 	}
 }
 
 void
 client_take_rcpt(struct smtp_client *c, struct smtp_client_transaction *t, size_t i)
 {
-	struct upstream_reply reply = c->reply;
-
-	if (reply.code / 100 == 3) {
-		client_protocol_error(c, "a 3xx reply to RCPT");
-	} else if (t->mail_failed || t->rcpt[i] != SMTP_RCPT_PENDING) {
-		return; /* it has its verdict */
-	} else if (reply.code / 100 == 2) {
+	if (c->reply.code / 100 == 3) {
+		client_out_of_step(c, "a 3xx reply to RCPT");
+	} else if (t->mail_failed) {
+		return; /* that is its answer */
+	} else if (c->reply.code / 100 == 2) {
 		t->rcpt[i] = SMTP_RCPT_ACCEPTED;
 		t->accepted++;
 	} else {
-		client_give_verdict(c, t, i, &reply, VERDICT_REPLY);
+		if (t->refusals == NULL)
+			t->refusals = xcalloc(t->envelope->n_recipients, sizeof(*t->refusals));
+		t->refusals[i] = c->reply;
+		t->rcpt[i] = SMTP_RCPT_REFUSED;
+		t->held = true;
 	}
 }
 
@@ -136,32 +152,25 @@ client_take_data(struct smtp_client *c, struct smtp_client_transaction *t, size_
 	(void)i;
 	if (c->reply.code / 100 == 3) {
 		t->body_wanted = true;
-		c->offered = false; /* the next envelope may travel with this body */
+		c->in_step = true;
+		c->offered = false; /* the next envelopes may travel with this body */
+		client_settle(c);
 	} else if (c->reply.code / 100 == 2) {
-		client_protocol_error(c, "a 2xx reply to DATA");
+		client_out_of_step(c, "a 2xx reply to DATA");
 	} else {
-		client_give_verdicts(c, t, SMTP_RCPT_ACCEPTED, &c->reply, VERDICT_REPLY);
+		if (t->accepted > 0)
+			hold(c, t);
 		t->over = true;
-		c->dirty |= !t->mail_failed;
+		c->offered = false; /* is there more, with a mark for what is held? */
 	}
-}
-
-static bool
-has_unanswered(const struct smtp_client *c)
-{
-	for (unsigned i = 0; i < c->count; i++)
-		if (client_nth(c, i)->taken < client_nth(c, i)->sent)
-			return true;
-	return false;
 }
 
 /* More input, though nothing more was asked? A 421 may come at any time. */
 static bool
 is_followed_by_nonsense(const struct smtp_client *c)
 {
-	return c->input_left.len > 0 && !has_unanswered(c) &&
-	       memcmp(c->input_left.data, "421", c->input_left.len < 3 ? c->input_left.len : 3) !=
-	           0;
+	return c->input_left.len > 0 && memcmp(c->input_left.data, "421",
+	                                    c->input_left.len < 3 ? c->input_left.len : 3) != 0;
 }
 
 void
@@ -171,19 +180,30 @@ client_take_end(struct smtp_client *c, struct smtp_client_transaction *t, size_t
 
 	(void)i;
 	if (class == 3 || (class == 2 && t->end_offset == 0)) {
-		client_protocol_error(c, class == 3 ? "a 3xx reply to the end of the message"
-		                                    : "success before the end of the message");
+		client_out_of_step(c, class == 3 ? "a 3xx reply to the end of the message"
+		                                 : "success before the end of the message");
+	} else if (t->accepted > 0) {
+		c->served += class == 2;
+		hold(c, t);
+	}
+}
+
+/* Nothing more was asked. Then what went by DATA counts if nothing more has come: one reply too many
+ * would credit it with the answer to another command. */
+static void
+settle_when_quiet(struct smtp_client *c)
+{
+	if (client_oldest_unanswered(c) != NULL || client_holds(c))
+		return;
+	for (unsigned i = 0; i < c->count; i++) {
+		if (!client_nth(c, i)->held)
+			continue;
+		if (is_followed_by_nonsense(c))
+			client_out_of_step(c, "more replies than commands");
+		else
+			client_settle(c);
 		return;
 	}
-	/* Success is believed only if it is the last word: a reply too many would credit this message
-	 * with the answer to another command. */
-	if (class == 2 && is_followed_by_nonsense(c)) {
-		client_protocol_error(c, "more replies than commands");
-		return;
-	}
-	c->served += class == 2 && t->accepted > 0;
-	client_give_verdicts(
-	    c, t, SMTP_RCPT_ACCEPTED, &c->reply, class == 2 ? VERDICT_ACCEPTED : VERDICT_REPLY);
 }
 
 /* A reply to nothing. 421 is always allowed (RFC 5321 3.8); a refusal in the middle of DATA's body
@@ -196,13 +216,16 @@ take_unasked(struct smtp_client *c)
 
 	c->reply.stage = in_body ? SMTP_STAGE_BODY : SMTP_STAGE_IDLE;
 	if (in_body && c->reply.code >= 400) {
-		client_give_verdicts(c, t, SMTP_RCPT_ACCEPTED, &c->reply, VERDICT_REPLY);
+		client_give_verdicts(c, t, &c->reply, VERDICT_REPLY);
 		client_end_by_reply(c, SMTP_END_REPLY, "the upstream interrupted the message");
 	} else if (c->reply.code == 421) {
 		client_end_by_reply(c, c->count == 0 ? SMTP_END_IDLE : SMTP_END_REPLY,
 		    "the upstream closed the session");
 	} else {
-		client_protocol_error(c, "a reply although nothing was asked");
+		client_out_of_step(c, c->served == 0
+		                          ? "a reply although nothing was asked"
+		                          : "a reply although nothing was asked (one that counted "
+		                            "before may have been the answer to another command)");
 	}
 }
 
@@ -227,21 +250,24 @@ take_transaction_reply(struct smtp_client *c, struct smtp_client_transaction *t)
 	c->reply.stage = client_stage_of(t, step);
 	client_stages[c->reply.stage].take(
 	    c, t, c->reply.stage == SMTP_STAGE_RCPT ? step - client_mail_step(t) - 1 : 0);
+	if (c->end == SMTP_END_NONE)
+		client_skip_unsent(t);
+	if (c->end == SMTP_END_NONE)
+		settle_when_quiet(c);
 	if (c->end != SMTP_END_NONE) /* out of step: smtp_client_abandon() gives what is left */
 		return;
-	client_skip_unsent(t);
 	if (c->reply.code == 421)
 		take_421(c);
 	client_finish_complete(c);
-	if (c->count > 0)
-		client_skip_unsent(client_nth(c, 0));
-	if (c->closing && !has_unanswered(c))
+	if (c->closing && client_oldest_unanswered(c) == NULL)
 		client_end(c, SMTP_END_REPLY);
 }
 
 static void
 take_reply(struct smtp_client *c)
 {
+	struct smtp_client_transaction *t = client_oldest_unanswered(c);
+
 	c->replies++;
 	if (c->stage != SMTP_STAGE_IDLE || c->todo != SMTP_STAGE_NONE) {
 		c->reply.stage = c->stage;
@@ -251,8 +277,8 @@ take_reply(struct smtp_client *c)
 		}
 		c->awaiting = false;
 		client_stages[c->stage].take(c, NULL, 0);
-	} else if (c->count > 0 && client_nth(c, 0)->taken < client_nth(c, 0)->sent) {
-		take_transaction_reply(c, client_nth(c, 0));
+	} else if (t != NULL) {
+		take_transaction_reply(c, t);
 	} else {
 		take_unasked(c);
 	}

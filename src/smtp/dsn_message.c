@@ -153,6 +153,12 @@ status_of(const struct dsn_recipient *r, char out[12])
 
 /* ---- the parts ---- */
 
+static size_t
+listed_most(const struct dsn_message *dsn)
+{
+	return dsn->seven_bit ? LISTED_BYTES_MAX / 3 : LISTED_BYTES_MAX; /* encoded it grows */
+}
+
 static enum dsn_action
 worst_action(const struct dsn_message *dsn)
 {
@@ -225,7 +231,7 @@ add_text_part(struct smtp_buffer *b, const struct dsn_message *dsn)
 	}
 	smtp_buffer_printf(b, "%s\r\n", wordings[worst_action(dsn)].text);
 	for (i = 0;
-	     i < dsn->n_recipients && i < DSN_RECIPIENTS_MAX && b->len - from < LISTED_BYTES_MAX;
+	     i < dsn->n_recipients && i < DSN_RECIPIENTS_MAX && b->len - from < listed_most(dsn);
 	     i++)
 		explain_recipient(b, dsn, &dsn->recipients[i]);
 	if (i < dsn->n_recipients)
@@ -301,7 +307,7 @@ add_status_part(struct smtp_buffer *b, const struct dsn_message *dsn)
 		smtp_buffer_printf(
 		    b, "X-Relayd-Sender: %s; %s\r\n", dsn->utf8 ? "utf-8" : "rfc822", text);
 	for (size_t i = 0;
-	     i < dsn->n_recipients && i < DSN_RECIPIENTS_MAX && b->len - from < LISTED_BYTES_MAX;
+	     i < dsn->n_recipients && i < DSN_RECIPIENTS_MAX && b->len - from < listed_most(dsn);
 	     i++)
 		report_recipient(b, dsn, &dsn->recipients[i]);
 }
@@ -324,13 +330,6 @@ headers_of(struct span original)
 }
 
 static bool
-is_full(const struct dsn_message *dsn)
-{
-	return worst_action(dsn) == DSN_FAILED && dsn->ret != SMTP_ENVELOPE_RET_HDRS &&
-	       dsn->original.len == dsn->original_bytes && dsn->original_bytes <= DSN_ORIGINAL_MAX;
-}
-
-static bool
 has_8bit(struct span text)
 {
 	for (size_t i = 0; i < text.len; i++)
@@ -339,13 +338,63 @@ has_8bit(struct span text)
 	return false;
 }
 
-static void
-begin_part(struct smtp_buffer *b, const char *boundary, const char *type, bool is_8bit)
+/* message/rfc822 may not be encoded (RFC 2046 5.2.1), message/global may (RFC 6532 3.7). */
+static bool
+is_full(const struct dsn_message *dsn)
 {
+	if (dsn->seven_bit && !dsn->utf8 && has_8bit(dsn->original))
+		return false;
+	return worst_action(dsn) == DSN_FAILED && dsn->ret != SMTP_ENVELOPE_RET_HDRS &&
+	       dsn->original.len == dsn->original_bytes && dsn->original_bytes <= DSN_ORIGINAL_MAX;
+}
+
+/* RFC 2045 6.7: lines of at most 76 columns; what is ASCII stays readable. */
+static void
+add_quoted_printable(struct smtp_buffer *b, struct span text)
+{
+	size_t column = 0;
+
+	for (size_t i = 0; i < text.len; i++) {
+		const unsigned char c = (unsigned char)text.data[i];
+		const bool is_end = c == '\r' && i + 1 < text.len && text.data[i + 1] == '\n';
+		const bool ends_line =
+		    i + 2 < text.len && text.data[i + 1] == '\r' && text.data[i + 2] == '\n';
+		const bool is_plain = (c > ' ' && c < 0x7f && c != '=') ||
+		                      ((c == ' ' || c == '\t') && !ends_line && i + 1 < text.len);
+
+		if (is_end) {
+			smtp_buffer_add(b, SPAN("\r\n"));
+			column = 0;
+			i++;
+			continue;
+		}
+		if (column + (is_plain ? 1 : 3) > FOLD_COLUMNS - 1) {
+			smtp_buffer_add(b, SPAN("=\r\n"));
+			column = 0;
+		}
+		if (is_plain)
+			smtp_buffer_add(b, (struct span){ text.data + i, 1 });
+		else
+			smtp_buffer_printf(b, "=%02X", c);
+		column += is_plain ? 1 : 3;
+	}
+}
+
+static void
+add_part(struct smtp_buffer *b, const struct dsn_message *dsn, const char *boundary,
+    const char *type, struct span text)
+{
+	const bool is_8bit = has_8bit(text), is_encoded = is_8bit && dsn->seven_bit;
+
 	smtp_buffer_printf(b, "\r\n--%s\r\nContent-Type: %s\r\n", boundary, type);
 	if (is_8bit)
-		smtp_buffer_printf(b, "Content-Transfer-Encoding: 8bit\r\n");
+		smtp_buffer_printf(b, "Content-Transfer-Encoding: %s\r\n",
+		    is_encoded ? "quoted-printable" : "8bit");
 	smtp_buffer_add(b, SPAN("\r\n"));
+	if (is_encoded)
+		add_quoted_printable(b, text);
+	else
+		smtp_buffer_add(b, text);
 }
 
 /* A delimiter that the original does not have, whoever wrote it. */
@@ -370,22 +419,18 @@ dsn_message_build(const struct dsn_message *dsn, char **out, size_t *len, bool *
 	choose_boundary(dsn, boundary, sizeof(boundary));
 	add_header(&b, dsn, boundary);
 	add_text_part(&part, dsn);
-	begin_part(&b, boundary, "text/plain; charset=utf-8", has_8bit(smtp_buffer_span(&part)));
-	smtp_buffer_add(&b, smtp_buffer_span(&part));
+	add_part(&b, dsn, boundary, "text/plain; charset=utf-8", smtp_buffer_span(&part));
 	smtp_buffer_clear(&part);
 	add_status_part(&part, dsn);
-	begin_part(&b, boundary,
+	add_part(&b, dsn, boundary,
 	    dsn->utf8 ? "message/global-delivery-status" : "message/delivery-status",
-	    has_8bit(smtp_buffer_span(&part)));
-	smtp_buffer_add(&b, smtp_buffer_span(&part));
+	    smtp_buffer_span(&part));
 	if (is_full(dsn))
-		begin_part(&b, boundary, dsn->utf8 ? "message/global" : "message/rfc822",
-		    has_8bit(original));
+		add_part(
+		    &b, dsn, boundary, dsn->utf8 ? "message/global" : "message/rfc822", original);
 	else
-		begin_part(&b, boundary,
-		    dsn->utf8 ? "message/global-headers" : "text/rfc822-headers",
-		    has_8bit(original));
-	smtp_buffer_add(&b, original);
+		add_part(&b, dsn, boundary,
+		    dsn->utf8 ? "message/global-headers" : "text/rfc822-headers", original);
 	if (original.len > 0 && original.data[original.len - 1] != '\n')
 		smtp_buffer_add(&b, SPAN("\r\n"));
 	smtp_buffer_printf(&b, "\r\n--%s--\r\n", boundary);

@@ -44,6 +44,7 @@ struct dsn_message {
 	struct span envid;  /* as given (xtext); empty: none */
 	enum smtp_envelope_ret ret;
 	bool utf8;          /* the original needs SMTPUTF8 */
+	bool seven_bit;     /* the way back may lack 8BITMIME and SMTPUTF8: all parts are 7-bit */
 	bool to_postmaster; /* this is about mail whose sender cannot be told: says so */
 	const struct dsn_recipient *recipients;
 	size_t n_recipients; /* at least 1 */
@@ -53,7 +54,8 @@ struct dsn_message {
 	uint64_t original_bytes;
 };
 
-/* Gives *out (caller frees with free()) of *len bytes; *is_8bit: needs 8BITMIME. Failed recipients
+/* Gives *out (caller frees with free()) of *len bytes; *is_8bit: needs 8BITMIME (seven_bit: only where
+ * `to` is not ASCII; if not, no SMTPUTF8 either, although utf8 is set). Failed recipients
  * with any relayed or delayed ones may be mixed; the subject says the worst. */
 void dsn_message_build(const struct dsn_message *dsn, char **out, size_t *len, bool *is_8bit);
 

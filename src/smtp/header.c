@@ -83,7 +83,7 @@ count_field(struct header_scan *h)
 /* The start of a line that is not a field. mbox files begin "From ann Tue ...": the header goes on
  * behind that line. */
 static void
-take_odd_line(struct header_scan *h)
+take_odd_line(struct header_scan *h, char c)
 {
 	const struct span name = { h->name, h->name_len };
 
@@ -91,7 +91,8 @@ take_odd_line(struct header_scan *h)
 	    (span_equals(name, SPAN("From ")) || span_equals(name, SPAN(">From ")))) {
 		h->facts.has_header = true;
 		h->any_line = true;
-		h->where = IN_REST;
+		h->where = c == '\n' ? AT_START : IN_REST; /* its last byte, if the line is over */
+		h->cr = false;
 		return;
 	}
 	end_header(h);
@@ -135,16 +136,14 @@ take_byte(struct header_scan *h, char c)
 		count_field(h);
 		h->where = IN_REST;
 	} else if (h->where == IN_NAME && is_name_char(c)) {
-		if (h->name_len < sizeof(h->name))
+		if (h->name_len < sizeof(h->name)) /* else longer than any that we look for */
 			h->name[h->name_len++] = c;
-		else
-			h->name[0] = '?'; /* longer than any that we look for */
 	} else if ((c == ' ' || c == '\t') && h->name_len > 0) {
 		h->where = IN_SPACE; /* "Date : ..." is an old form */
 		if (h->name_len < sizeof(h->name) && h->name[h->name_len - 1] != ' ')
 			h->name[h->name_len++] = ' ';
 	} else {
-		take_odd_line(h);
+		take_odd_line(h, c);
 	}
 }
 

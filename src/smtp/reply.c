@@ -89,7 +89,6 @@ take_line(struct smtp_reply_parser *p)
 		return bad(p, "a line that is no SMTP reply");
 	if (p->is_last) { /* the reply before is complete: this line begins another */
 		p->lines = 0;
-		p->reply_bytes = line.len;
 		p->code = code;
 	} else if (code != p->code) {
 		return bad(p, "a reply whose code changes between its lines");
@@ -110,8 +109,9 @@ smtp_reply_input(struct smtp_reply_parser *p, struct span in, size_t *used)
 	*used = 0;
 	if (p->line_len + len > p->line_max)
 		return bad(p, "a reply line that is too long");
-	if (!p->is_last || p->line_len > 0)
-		p->reply_bytes += len;
+	if (p->is_last && p->line_len == 0)
+		p->reply_bytes = 0; /* another reply begins */
+	p->reply_bytes += len;
 	if (p->reply_bytes > SMTP_REPLY_BYTES_MAX)
 		return bad(p, "a reply that is too long");
 	if (len > 0)

@@ -211,7 +211,8 @@ take_line(struct smtp_server *s, struct span in, bool more, size_t *used)
 	*used = line.len;
 	if (in.len == 0)
 		return SMTP_SERVER_MORE;
-	if (s->state == SMTP_SERVER_START && s->line_len == 0 && in.data[0] == 0x16) {
+	if (s->state == SMTP_SERVER_START && s->line_len == 0 && !s->line_is_long &&
+	    in.data[0] == 0x16) {
 		s->command = "command";
 		server_close(s, REPLY_TLS_HELLO); /* a TLS client would wait for us for ever */
 		return server_next_pending(s);
@@ -351,4 +352,10 @@ bool
 smtp_server_is_idle(const struct smtp_server *s)
 {
 	return is_between_messages(s->state) && s->line_len == 0 && !has_pending(s);
+}
+
+bool
+smtp_server_is_in_body(const struct smtp_server *s)
+{
+	return s->state >= SMTP_SERVER_DATA && s->state <= SMTP_SERVER_BDAT_ERROR;
 }

@@ -202,5 +202,7 @@ void smtp_server_stop(struct smtp_server *s, const char *reply);
 
 /* Is the session between two messages, so that a shutdown loses nothing? */
 bool smtp_server_is_idle(const struct smtp_server *s);
+/* Is a body on its way (between two chunks of it as well)? */
+bool smtp_server_is_in_body(const struct smtp_server *s);
 
 #endif

@@ -172,11 +172,13 @@ is_known(uint16_t tag)
 	return tag >= TAG_ID && tag <= TAG_RECIPIENT && tag != 7;
 }
 
-/* 0 if the fields are well formed; counts the recipients. */
+/* 0 if the fields are well formed; counts the recipients. What envelope_peek() reads stands there once:
+ * both have to read the same. */
 static int
 check(struct span payload, size_t *n_recipients)
 {
 	struct span rest = payload, value;
+	unsigned ids = 0, flags = 0;
 	uint16_t tag;
 	int r;
 
@@ -184,12 +186,15 @@ check(struct span payload, size_t *n_recipients)
 	while ((r = tlv_next(&rest, &tag, &value)) > 0) {
 		if ((tag & TLV_CRITICAL) && !is_known(tag))
 			return -EPROTONOSUPPORT;
-		if (tag == TAG_RECIPIENT)
-			++*n_recipients;
+		ids += tag == TAG_ID;
+		flags += tag == TAG_FLAGS;
+		*n_recipients += tag == TAG_RECIPIENT;
 	}
 	if (r < 0)
 		return r;
-	return *n_recipients == 0 || *n_recipients > RECIPIENTS_MAX ? -EBADMSG : 0;
+	if (ids != 1 || flags > 1 || *n_recipients == 0 || *n_recipients > RECIPIENTS_MAX)
+		return -EBADMSG;
+	return 0;
 }
 
 int

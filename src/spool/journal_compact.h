@@ -7,11 +7,11 @@
 
 #include "base/base.h"
 
-/* Writes what lives of all journals below number `below` with `write` (a SNAPSHOT first, then OUTCOMEs, then a
+/* Writes what lives of all journals below number `below` with `put` (a SNAPSHOT first, then OUTCOMEs, then a
  * NULL payload: everything must be durable when that returns 0), then unlinks those journals and syncs the directory.
  * *bytes: what was written. On failure nothing is unlinked. */
 int journal_compact(int dirfd, uint32_t below,
-    int (*write)(void *arg, uint8_t type, const void *payload, size_t len), void *arg,
+    int (*put)(void *arg, uint8_t type, const void *payload, size_t len), void *arg,
     uint64_t *bytes) MUST_CHECK;
 
 /* The size of all journals together; 0 if that cannot be told. */

@@ -1,8 +1,7 @@
 /* journal_index.c - replay of the journals (journal.h) and their compaction (journal_compact.h).
  *
- * For each message the index keeps a chain of places, newest first. It is found by the ID's two
- * parts: segment number -> page of 1024 sequences -> head of the chain. A record that names all
- * recipients ends the chain, a DONE empties it. */
+ * A message is found by its ID's two parts: segment number -> page of 1024 sequences -> its place
+ * (journal_places.c). A record that names all recipients replaces the older ones, and so does a DONE. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -15,16 +14,11 @@
 #include "spool/reader.h"
 
 #define PAGE_IDS 1024u
-#define PAGES_MAX ((QUEUE_ID_SEQUENCE_MAX + 1u) / PAGE_IDS)
+#define SLAB_PAGES 64u /* allocated at once, and so given back to the system when the index goes */
 #define IS_DONE 0x80000000u
 #define WAS_SEEN 0x40000000u
-#define HEAD 0x3fffffffu /* node + 1; 0: no node */
-
-struct node {
-	uint32_t next; /* node + 1 */
-	uint32_t journal;
-	uint32_t offset;
-};
+#define PLACE 0x3fffffffu
+#define RECIPIENTS_AT_ONCE 256u /* of an outcome that is written anew */
 
 struct numbered {
 	uint32_t number;
@@ -32,22 +26,14 @@ struct numbered {
 	uint32_t **pages;
 };
 
-struct open_journal {
-	uint32_t number;
-	int fd;
-	struct record_salt salt;
-};
-
 struct journal_index {
-	int dirfd;
-	uint32_t below; /* journals from this number on are not read; 0: all are */
-	bool damaged;
+	bool damaged, ended_well;
+	uint32_t newest_snapshot;  /* number of the journal that begins with it */
 	struct numbered *numbered; /* ascending */
 	size_t n_numbered, last;
-	struct node *nodes;
-	uint32_t n_nodes, nodes_capacity, free_node;
-	struct open_journal *journals;
-	size_t n_journals;
+	uint32_t **slabs;
+	size_t n_slabs, slab_pages; /* used of the last one */
+	struct journal_places *places, *own_places;
 };
 
 /* Where `number` stands, or would. */
@@ -83,6 +69,27 @@ find(const struct journal_index *x, uint64_t id)
 	return &x->numbered[i].pages[page][sequence % PAGE_IDS];
 }
 
+static uint32_t *
+new_page(struct journal_index *x)
+{
+	uint32_t **slabs, *page;
+
+	if (x->n_slabs == 0 || x->slab_pages == SLAB_PAGES) {
+		slabs = os_realloc(x->slabs, (x->n_slabs + 1) * sizeof(*slabs));
+		if (slabs == NULL)
+			return NULL;
+		x->slabs = slabs;
+		slabs[x->n_slabs] = os_alloc(SLAB_PAGES * PAGE_IDS * sizeof(**slabs));
+		if (slabs[x->n_slabs] == NULL)
+			return NULL;
+		x->n_slabs++;
+		x->slab_pages = 0;
+	}
+	page = x->slabs[x->n_slabs - 1] + x->slab_pages++ * PAGE_IDS;
+	memset(page, 0, PAGE_IDS * sizeof(*page));
+	return page;
+}
+
 /* As find(), made if it is not there. NULL: no memory, or no ID of ours. */
 static uint32_t *
 find_or_add(struct journal_index *x, uint64_t id)
@@ -114,132 +121,76 @@ find_or_add(struct journal_index *x, uint64_t id)
 		n->pages = pages;
 		n->n_pages = page + 1;
 	}
-	if (n->pages[page] == NULL) {
-		n->pages[page] = os_alloc(PAGE_IDS * sizeof(uint32_t));
-		if (n->pages[page] == NULL)
-			return NULL;
-		memset(n->pages[page], 0, PAGE_IDS * sizeof(uint32_t));
-	}
+	if (n->pages[page] == NULL)
+		n->pages[page] = new_page(x);
+	if (n->pages[page] == NULL)
+		return NULL;
 	return &n->pages[page][sequence % PAGE_IDS];
 }
 
-static void
-free_chain(struct journal_index *x, uint32_t *entry)
-{
-	uint32_t node = *entry & HEAD;
-
-	while (node != 0) {
-		uint32_t next = x->nodes[node - 1].next;
-
-		x->nodes[node - 1].next = x->free_node;
-		x->free_node = node;
-		node = next;
-	}
-	*entry &= ~HEAD;
-}
-
 static int
-add_node(struct journal_index *x, uint32_t *entry, uint32_t journal, uint32_t offset)
+take_outcome(struct journal_index *x, const struct spool_entry *entry)
 {
-	uint32_t node = x->free_node;
-
-	if (node != 0) {
-		x->free_node = x->nodes[node - 1].next;
-	} else {
-		if (x->n_nodes == x->nodes_capacity) {
-			uint32_t capacity = x->nodes_capacity + x->nodes_capacity / 2 + 1024;
-			struct node *nodes = os_realloc(x->nodes, capacity * sizeof(*nodes));
-
-			if (nodes == NULL || capacity >= HEAD)
-				return -ENOMEM;
-			x->nodes = nodes;
-			x->nodes_capacity = capacity;
-		}
-		node = ++x->n_nodes;
-	}
-	x->nodes[node - 1] = (struct node){ *entry & HEAD, journal, offset };
-	*entry = (*entry & ~HEAD) | node;
-	return 0;
-}
-
-static int
-take_outcome(struct journal_index *x, uint32_t journal, const struct spool_entry *entry)
-{
+	uint32_t flags, place, *at;
 	bool is_complete;
-	uint32_t flags, *at;
 	uint64_t id;
+	int r;
 
 	if (journal_peek(entry->payload, &id, &flags, &is_complete) < 0)
 		return 0; /* whole, but nothing that we understand */
 	at = find_or_add(x, id);
 	if (at == NULL)
 		return id >> 56 != 0 ? 0 : -ENOMEM;
-	if (flags & JOURNAL_DONE) {
-		free_chain(x, at);
+	if (flags & JOURNAL_DONE)
 		*at |= IS_DONE;
-	}
-	if (is_complete)
-		free_chain(x, at);
-	return add_node(x, at, journal, entry->location.offset);
+	place = *at & PLACE;
+	r = journal_places_add(x->places, &place, entry->location.segment, entry->location.offset,
+	    is_complete || (flags & JOURNAL_DONE) != 0);
+	if (r == 0)
+		*at = (*at & ~PLACE) | place;
+	return r == -ENOENT ? 0 : r; /* compacted away meanwhile: it comes again */
 }
 
 static int
-read_journal(struct journal_index *x, uint32_t number, bool distrust, journal_damage_fn *on_damage,
-    void *arg)
+index_read(struct journal_index *x, struct journal_scan *scan)
 {
-	struct open_journal *journals;
-	struct segment_header header;
-	struct spool_reader *reader;
 	struct spool_entry entry;
-	enum spool_event event;
-	int fd, r;
+	int r;
 
-	r = spool_reader_open(
-	    x->dirfd, SEGMENT_JOURNAL, number, SPOOL_READ_TO_END, distrust, &reader);
-	if (r < 0)
-		return r == -ENOENT ? 0 : r; /* compacted away meanwhile */
-	r = segment_open(x->dirfd, SEGMENT_JOURNAL, number, false, &header, &fd, NULL);
-	if (fd < 0) {
-		spool_reader_close(reader);
-		return r == -ENOENT ? 0 : r;
+	while ((r = journal_scan_next(scan, &entry)) > 0) {
+		r = take_outcome(x, &entry);
+		if (r < 0)
+			break;
 	}
-	journals = xrealloc(x->journals, x->n_journals + 1, sizeof(*journals));
-	x->journals = journals;
-	journals[x->n_journals] = (struct open_journal){ .number = number, .fd = fd };
-	if (r == 0)
-		journals[x->n_journals].salt = record_salt_from(header.salt);
-	do {
-		r = spool_reader_next(reader, &event, &entry);
-		if (r == 0 && event == SPOOL_OUTCOME)
-			r = take_outcome(x, (uint32_t)x->n_journals, &entry);
-		if (r == 0 && event == SPOOL_UNKNOWN)
-			r = -EPROTONOSUPPORT; /* what it says may be that mail was delivered */
-		if (r == 0 && event == SPOOL_DAMAGE) {
-			x->damaged |= entry.damage.range == SPOOL_RANGE_CORRUPT;
-			if (on_damage != NULL)
-				on_damage(arg, &entry.damage);
-		}
-	} while (r == 0 && event != SPOOL_END);
-	x->n_journals++;
-	spool_reader_close(reader);
+	x->damaged = journal_scan_is_damaged(scan);
+	x->ended_well = journal_scan_ended_well(scan);
+	x->newest_snapshot = journal_scan_newest_snapshot(scan);
 	return r;
 }
 
-static int
-index_open(int dirfd, uint32_t below, bool distrust, journal_damage_fn *on_damage, void *arg,
-    struct journal_index **out)
+static struct journal_index *
+index_new(int dirfd, struct journal_places *places)
 {
 	struct journal_index *x = xcalloc(1, sizeof(*x));
-	uint32_t *numbers = NULL;
-	size_t n = 0;
+
+	if (places == NULL)
+		places = x->own_places = journal_places_new(dirfd);
+	x->places = places;
+	return x;
+}
+
+int
+journal_index_open(int dirfd, struct journal_places *places, bool distrust,
+    journal_damage_fn *on_damage, void *arg, struct journal_index **out)
+{
+	struct journal_index *x = index_new(dirfd, places);
+	struct journal_scan *scan = NULL;
 	int r;
 
-	x->dirfd = dirfd;
-	r = segment_list(dirfd, SEGMENT_NAME_JOURNAL, &numbers, &n);
-	for (size_t i = 0; i < n && r == 0; i++)
-		if (below == 0 || numbers[i] < below)
-			r = read_journal(x, numbers[i], distrust, on_damage, arg);
-	free(numbers);
+	r = journal_scan_open(dirfd, 0, distrust, on_damage, arg, &scan);
+	if (r == 0)
+		r = index_read(x, scan);
+	journal_scan_close(scan);
 	if (r < 0) {
 		journal_index_close(x);
 		return r;
@@ -248,28 +199,18 @@ index_open(int dirfd, uint32_t below, bool distrust, journal_damage_fn *on_damag
 	return 0;
 }
 
-int
-journal_index_open(
-    int dirfd, bool distrust, journal_damage_fn *on_damage, void *arg, struct journal_index **out)
-{
-	return index_open(dirfd, 0, distrust, on_damage, arg, out);
-}
-
 void
 journal_index_close(struct journal_index *x)
 {
 	if (x == NULL)
 		return;
-	for (size_t i = 0; i < x->n_numbered; i++) {
-		for (uint32_t p = 0; p < x->numbered[i].n_pages; p++)
-			free(x->numbered[i].pages[p]);
+	for (size_t i = 0; i < x->n_numbered; i++)
 		free(x->numbered[i].pages);
-	}
-	for (size_t i = 0; i < x->n_journals; i++)
-		os_close(x->journals[i].fd);
-	free(x->journals);
+	for (size_t i = 0; i < x->n_slabs; i++)
+		free(x->slabs[i]);
+	free(x->slabs);
+	journal_places_free(x->own_places);
 	free(x->numbered);
-	free(x->nodes);
 	free(x);
 }
 
@@ -287,6 +228,20 @@ journal_index_is_damaged(const struct journal_index *x)
 	return x->damaged;
 }
 
+bool
+journal_index_ended_well(const struct journal_index *x)
+{
+	return x->ended_well;
+}
+
+bool
+journal_index_is_stale(const struct journal_index *x, uint64_t id)
+{
+	uint32_t place = journal_index_place(x, id);
+
+	return place != 0 && journal_places_journal(x->places, place) < x->newest_snapshot;
+}
+
 int
 journal_index_was_seen(struct journal_index *x, uint64_t id, bool *was_seen)
 {
@@ -300,149 +255,27 @@ journal_index_was_seen(struct journal_index *x, uint64_t id, bool *was_seen)
 	return 0;
 }
 
-static int
-read_node(struct journal_index *x, const struct node *node, struct journal_outcome **out)
+uint32_t
+journal_index_place(const struct journal_index *x, uint64_t id)
 {
-	const struct open_journal *j = &x->journals[node->journal];
-	uint8_t small[1024], *in = small;
-	struct record_header h;
-	ssize_t n;
-	int r = -EBADMSG;
+	const uint32_t *at = find(x, id);
 
-	n = os_pread(j->fd, small, sizeof(small), node->offset);
-	if (n < (ssize_t)RECORD_HEADER_BYTES)
-		return n < 0 ? (int)n : -EBADMSG;
-	if (!record_get_header(small, j->salt, &h) || h.type != RECORD_OUTCOME)
-		return -EBADMSG;
-	if (record_bytes(h.payload_bytes) > (size_t)n) {
-		in = os_alloc(record_bytes(h.payload_bytes));
-		if (in == NULL)
-			return -ENOMEM;
-		n = os_pread(j->fd, in, record_bytes(h.payload_bytes), node->offset);
-	}
-	if (n >= (ssize_t)record_bytes(h.payload_bytes) && record_is_whole(&h, j->salt, in))
-		r = journal_decode(
-		    (struct span){ (char *)in + RECORD_HEADER_BYTES, h.payload_bytes }, out);
-	else if (n < 0)
-		r = (int)n;
-	if (in != small)
-		free(in);
-	return r;
+	return at != NULL ? *at & PLACE : 0;
 }
 
-/* Puts the parts, newest first, into one that owns its bytes. */
-static int
-merge(struct journal_outcome **parts, size_t n_parts, struct journal_outcome **out)
+void
+journal_index_unsee(struct journal_index *x, uint64_t id)
 {
-	struct journal_outcome whole = *parts[0];
-	size_t n = 0, highest = 0;
-	bool *named;
-	void *payload;
-	size_t len;
-	int r;
+	uint32_t *at = find(x, id);
 
-	for (size_t i = 0; i < n_parts; i++) {
-		n += parts[i]->n_recipients;
-		for (size_t k = 0; k < parts[i]->n_recipients; k++)
-			if (parts[i]->recipients[k].index > highest)
-				highest = parts[i]->recipients[k].index;
-	}
-	named = xcalloc(highest + 1, sizeof(*named)); /* journal_decode() bounds the index */
-	whole.recipients = xcalloc(n + 1, sizeof(whole.recipients[0]));
-	whole.n_recipients = 0;
-	for (size_t i = 0; i < n_parts; i++) {
-		if (whole.moved.offset == 0)
-			whole.moved = parts[i]->moved;
-		for (size_t k = parts[i]->n_recipients; k > 0; k--) {
-			const struct journal_recipient *one = &parts[i]->recipients[k - 1];
-
-			if (named[one->index])
-				continue;
-			named[one->index] = true;
-			whole.recipients[whole.n_recipients++] = *one;
-		}
-	}
-	r = journal_encode(&whole, &payload, &len);
-	if (r == 0) {
-		r = journal_decode((struct span){ payload, len }, out);
-		free(payload);
-	}
-	free(whole.recipients);
-	free(named);
-	return r;
+	if (at != NULL)
+		*at &= ~WAS_SEEN;
 }
 
 int
 journal_index_get(struct journal_index *x, uint64_t id, struct journal_outcome **out)
 {
-	const uint32_t *at = find(x, id);
-	struct journal_outcome **parts = NULL;
-	size_t n = 0;
-	int r = 0;
-
-	*out = NULL;
-	if (at == NULL || (*at & HEAD) == 0)
-		return 0;
-	for (uint32_t node = *at & HEAD; node != 0; node = x->nodes[node - 1].next) {
-		parts = xrealloc(parts, n + 1, sizeof(*parts));
-		r = read_node(x, &x->nodes[node - 1], &parts[n]);
-		if (r == 0)
-			n++;
-		else if (r == -ENOMEM)
-			break;
-		/* else it went bad after it was read: the others still hold */
-	}
-	if (r != -ENOMEM)
-		r = 0;
-	if (r == 0 && n == 1) {
-		*out = parts[0];
-		n = 0;
-	} else if (r == 0 && n > 1) {
-		r = merge(parts, n, out);
-	}
-	for (size_t i = 0; i < n; i++)
-		journal_free(parts[i]);
-	free(parts);
-	return r;
-}
-
-int
-journal_index_history(struct journal_index *x, uint64_t id,
-    void (*each)(void *arg, const struct journal_outcome *o), void *arg)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < x->n_journals && r == 0; i++) {
-		struct journal_outcome *o;
-		struct spool_reader *reader;
-		struct spool_entry entry;
-		enum spool_event event;
-
-		r = spool_reader_open(x->dirfd, SEGMENT_JOURNAL, x->journals[i].number,
-		    SPOOL_READ_TO_END, false, &reader);
-		if (r == -ENOENT) {
-			r = 0;
-			continue;
-		}
-		if (r < 0)
-			break;
-		do {
-			bool is_complete;
-			uint32_t flags;
-			uint64_t found;
-
-			r = spool_reader_next(reader, &event, &entry);
-			if (r < 0 || event != SPOOL_OUTCOME)
-				continue;
-			if (journal_peek(entry.payload, &found, &flags, &is_complete) < 0 ||
-			    found != id || journal_decode(entry.payload, &o) < 0)
-				continue;
-			each(arg, o);
-			journal_free(o);
-		} while (r == 0 && event != SPOOL_END);
-		spool_reader_close(reader);
-	}
-	return r;
+	return journal_places_get(x->places, journal_index_place(x, id), out);
 }
 
 int
@@ -457,7 +290,7 @@ journal_index_each(
 		for (uint32_t s = 0; s < n->n_pages * PAGE_IDS && r == 0; s++) {
 			const uint32_t *page = n->pages[s / PAGE_IDS];
 
-			if (page != NULL && (page[s % PAGE_IDS] & (HEAD | IS_DONE)) != 0)
+			if (page != NULL && (page[s % PAGE_IDS] & (PLACE | IS_DONE)) != 0)
 				r = each(
 				    arg, queue_id_make(n->number, s), page[s % PAGE_IDS] & IS_DONE);
 		}
@@ -471,7 +304,7 @@ struct compaction {
 	struct journal_index *index;
 	uint32_t *segments; /* that are there, ascending */
 	size_t n_segments;
-	int (*write)(void *arg, uint8_t type, const void *payload, size_t len);
+	int (*put)(void *arg, uint8_t type, const void *payload, size_t len);
 	void *arg;
 	uint64_t bytes;
 };
@@ -484,11 +317,49 @@ compare_numbers(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
+/* Is any of the segments there in which the message may stand, or may have left a copy? */
 static bool
-is_there(const struct compaction *c, uint32_t segment)
+is_there(const struct compaction *c, const struct journal_outcome *o)
 {
-	return c->n_segments > 0 && bsearch(&segment, c->segments, c->n_segments, sizeof(segment),
-	                                compare_numbers) != NULL;
+	uint32_t first = (uint32_t)(o->id >> 24), last = first;
+	size_t low = 0, high = c->n_segments;
+
+	if (o->moved.offset != 0 && o->moved.segment > last)
+		last = o->moved.segment;
+	while (low < high) { /* the first that is not below the range */
+		size_t middle = (low + high) / 2;
+
+		if (c->segments[middle] < first)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < c->n_segments && c->segments[low] <= last;
+}
+
+/* In pieces of so many recipients, as the whole need not fit in a file of ours. */
+static int
+put_outcome(struct compaction *c, const struct journal_outcome *o)
+{
+	struct journal_outcome piece = *o;
+	size_t from = 0, len;
+	void *payload;
+	int r;
+
+	do {
+		piece.recipients = o->recipients + from;
+		piece.n_recipients = o->n_recipients - from;
+		if (piece.n_recipients > RECIPIENTS_AT_ONCE)
+			piece.n_recipients = RECIPIENTS_AT_ONCE;
+		from += piece.n_recipients;
+		r = journal_encode(&piece, &payload, &len);
+		if (r < 0)
+			return r;
+		r = c->put(c->arg, RECORD_OUTCOME, payload, len);
+		c->bytes += record_bytes((uint32_t)len);
+		free(payload);
+	} while (r == 0 && from < o->n_recipients);
+	return r;
 }
 
 static int
@@ -496,30 +367,21 @@ on_live(void *arg, uint64_t id, bool done)
 {
 	struct compaction *c = arg;
 	struct journal_outcome *o;
-	void *payload;
-	size_t len;
 	int r;
 
-	(void)done;
 	r = journal_index_get(c->index, id, &o);
 	if (r < 0 || o == NULL)
 		return r;
-	/* A message that was moved may also stand where it was before, so its first segment counts
-	 * as well as its last. */
-	if (!is_there(c, (uint32_t)(id >> 24)) &&
-	    (o->moved.offset == 0 || !is_there(c, o->moved.segment))) {
+	if (!is_there(c, o)) {
 		journal_free(o);
 		return 0;
 	}
-	if (o->flags & JOURNAL_DONE)
+	if (done) { /* whatever was said after it: it is never forgotten */
+		o->flags |= JOURNAL_DONE;
 		o->n_recipients = 0; /* nobody asks any more */
-	r = journal_encode(o, &payload, &len);
+	}
+	r = put_outcome(c, o);
 	journal_free(o);
-	if (r < 0)
-		return r;
-	r = c->write(c->arg, RECORD_OUTCOME, payload, len);
-	c->bytes += record_bytes((uint32_t)len);
-	free(payload);
 	return r;
 }
 
@@ -544,14 +406,17 @@ list_segments(int dirfd, struct compaction *c)
 }
 
 static int
-unlink_journals(const struct journal_index *x, int dirfd)
+unlink_journals(const struct journal_scan *scan, int dirfd)
 {
 	char name[SEGMENT_NAME_MAX];
+	const uint32_t *numbers;
+	size_t n;
 
-	for (size_t i = 0; i < x->n_journals; i++) {
+	numbers = journal_scan_numbers(scan, &n);
+	for (size_t i = 0; i < n; i++) {
 		int r;
 
-		segment_name(SEGMENT_JOURNAL, x->journals[i].number, name);
+		segment_name(SEGMENT_JOURNAL, numbers[i], name);
 		r = os_unlink(dirfd, name); /* oldest first: what is left is still in order */
 		if (r < 0 && r != -ENOENT)
 			return r;
@@ -561,30 +426,34 @@ unlink_journals(const struct journal_index *x, int dirfd)
 
 int
 journal_compact(int dirfd, uint32_t below,
-    int (*write)(void *arg, uint8_t type, const void *payload, size_t len), void *arg,
+    int (*put)(void *arg, uint8_t type, const void *payload, size_t len), void *arg,
     uint64_t *bytes)
 {
-	struct compaction c = { .write = write, .arg = arg };
+	struct compaction c = { .index = index_new(dirfd, NULL), .put = put, .arg = arg };
+	struct journal_scan *scan = NULL;
 	int r;
 
-	r = index_open(dirfd, below, false, NULL, NULL, &c.index);
-	if (r < 0)
-		return r;
-	if (c.index->damaged)
+	r = journal_scan_open(dirfd, below, false, NULL, NULL, &scan);
+	if (r == 0)
+		r = index_read(c.index, scan);
+	if (r == 0 && c.index->damaged)
 		r = -EBADMSG; /* the damaged bytes stay where they are until someone has looked */
 	if (r == 0)
 		r = list_segments(dirfd, &c);
+	if (r == 0) /* what is not there must not come back when its outcomes are gone */
+		r = os_fsync(dirfd);
 	if (r == 0)
-		r = write(arg, RECORD_SNAPSHOT, NULL, 0);
+		r = put(arg, RECORD_SNAPSHOT, NULL, 0);
 	if (r == 0)
 		r = journal_index_each(c.index, on_live, &c);
 	if (r == 0)
-		r = write(arg, RECORD_OUTCOME, NULL, 0);
+		r = put(arg, RECORD_OUTCOME, NULL, 0);
 	if (r == 0)
-		r = unlink_journals(c.index, dirfd);
+		r = unlink_journals(scan, dirfd);
 	if (r == 0)
 		*bytes = c.bytes;
 	free(c.segments);
+	journal_scan_close(scan);
 	journal_index_close(c.index);
 	return r;
 }
@@ -621,4 +490,43 @@ journal_bytes_on_disk(int dirfd)
 	if (os_list(dirfd, add_size, &sum) < 0)
 		return 0;
 	return sum.bytes;
+}
+
+static bool
+is_empty(int dirfd, uint32_t number)
+{
+	struct spool_reader *reader = NULL;
+	struct spool_entry entry;
+	enum spool_event event;
+	bool is;
+
+	if (spool_reader_open(dirfd, SEGMENT_JOURNAL, number, SPOOL_READ_TO_END, false, &reader) <
+	    0)
+		return false;
+	do
+		is = spool_reader_next(reader, &event, &entry) == 0;
+	while (
+	    is && event == SPOOL_DAMAGE &&
+	    (entry.damage.range == SPOOL_RANGE_ZERO || entry.damage.range == SPOOL_RANGE_UNUSED));
+	is = is && event == SPOOL_END && !spool_reader_has_snapshot(reader) &&
+	     !spool_reader_was_closed_clean(reader);
+	spool_reader_close(reader);
+	return is;
+}
+
+void
+journal_drop_empty(int dirfd)
+{
+	char name[SEGMENT_NAME_MAX];
+	uint32_t *numbers = NULL;
+	size_t n = 0;
+
+	if (segment_list(dirfd, SEGMENT_NAME_JOURNAL, &numbers, &n) < 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		if (is_empty(dirfd, numbers[i])) {
+			segment_name(SEGMENT_JOURNAL, numbers[i], name);
+			segment_abandon(dirfd, name, numbers[i]);
+		}
+	free(numbers);
 }

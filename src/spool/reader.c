@@ -44,8 +44,9 @@ struct spool_reader {
 	uint64_t size, limit;
 	uint64_t data_end; /* the last block is a copy of the first */
 	bool bounded, revokes_only, header_is_bad, at_end, was_cut, copy_was_told, is_newer;
-	bool closed_clean;
+	bool closed_clean, has_snapshot;
 	int sync_error;
+	int header_error;  /* it cannot be read (errno) */
 	uint64_t position; /* where the next group is looked for */
 	uint64_t last_seq;
 	uint64_t commit_end; /* after the last COMMIT */
@@ -104,7 +105,7 @@ view(struct spool_reader *r, uint64_t offset, size_t len, const uint8_t **out)
 		r->buffer_capacity = want;
 	}
 	while (r->buffer_len < want) {
-		ssize_t n = os_pread(r->fd, r->buffer + r->buffer_len, want - r->buffer_len,
+		ssize_t n = segment_pread(r->fd, r->buffer + r->buffer_len, want - r->buffer_len,
 		    r->buffer_offset + r->buffer_len);
 
 		if (n <= 0) {
@@ -257,6 +258,7 @@ add_found(struct spool_reader *r, struct found f)
 
 /* What a group looks like while it is read. */
 struct group_state {
+	uint64_t at;           /* the next record */
 	struct found envelope; /* type 0: none waits for its body */
 	uint64_t chain;
 	uint64_t first_seq;
@@ -359,9 +361,18 @@ take_commit(struct spool_reader *r, struct group_state *g, const uint8_t *payloa
 		good = c.first_seq == g->first_seq && c.count == g->count && c.checksum == g->chain;
 	if (good)
 		settle_gaps(r, c.first_seq);
-	for (size_t i = 0; i < r->n_gaps; i++)
-		if (!r->gaps[i].ready)
-			r->gaps[i].covered = good;
+	for (size_t i = 0; i < r->n_gaps; i++) {
+		struct gap *gap = &r->gaps[i];
+
+		if (gap->ready)
+			continue;
+		gap->covered = good;
+		/* it reaches back into a group that was durable before this one was begun */
+		if (good && gap->first_missing != 0 && gap->first_missing < c.first_seq) {
+			gap->range = SPOOL_RANGE_CORRUPT;
+			gap->ready = true;
+		}
+	}
 	for (size_t i = 0; i < r->n_found; i++)
 		r->found[i].committed = good;
 }
@@ -401,6 +412,7 @@ take_record(struct spool_reader *r, struct group_state *g, const struct record_h
 		v = add_found(r, f);
 		break;
 	case RECORD_SNAPSHOT:
+		r->has_snapshot = true;
 		break;
 	default:
 		if (h->flags & RECORD_CRITICAL)
@@ -513,12 +525,14 @@ settle_last_gaps(struct spool_reader *r)
 	}
 }
 
-static bool
+/* 1, 0, or -errno: it cannot be told. */
+static int
 starts_with_revoke(struct spool_reader *r)
 {
 	struct record_header h;
+	int v = header_at(r, r->position, &h);
 
-	return header_at(r, r->position, &h) == 1 && h.type == RECORD_REVOKE;
+	return v == 1 ? h.type == RECORD_REVOKE : v;
 }
 
 /* Nothing more is to be read from `at` on. */
@@ -542,90 +556,120 @@ take_end(struct spool_reader *r, struct group_state *g, uint64_t at)
 	return v;
 }
 
+/* Something of the group is broken or missing. */
+static int
+spoil(struct spool_reader *r, struct group_state *g)
+{
+	g->whole = false;
+	return drop_envelope(r, g);
+}
+
+/* The steps below: 0, go on at g->at; 1, the group is complete or the file has ended; -errno. */
+
+/* No record stands there. */
+static int
+pass_gap(struct spool_reader *r, struct group_state *g, int error)
+{
+	uint64_t next;
+	int v = resync(r, g->at + 8, &next, &error);
+
+	if (v < 0)
+		return v;
+	if (next >= end_of(r)) {
+		v = take_tail(r, g, g->at, error);
+		if (v == 0)
+			v = take_end(r, g, end_of(r));
+		return v < 0 ? v : 1;
+	}
+	v = spoil(r, g);
+	if (v == 0)
+		v = add_gap(r, (struct gap){ .start = g->at, .end = next, .error = error });
+	g->at = next;
+	return v;
+}
+
+/* Its header is whole, the rest is not. */
+static int
+pass_broken(struct spool_reader *r, struct group_state *g, const struct record_header *h, int error)
+{
+	uint64_t id = g->envelope.type != 0 ? g->envelope.id : 0;
+	int v = spoil(r, g);
+
+	return v < 0
+	           ? v
+	           : add_lost(r, g->at, g->at + record_bytes(h->payload_bytes), h->seq, id, error);
+}
+
+static int
+pass_whole(
+    struct spool_reader *r, struct group_state *g, const struct record_header *h, const uint8_t *in)
+{
+	uint64_t size = record_bytes(h->payload_bytes);
+
+	if (h->type != RECORD_COMMIT) {
+		/* a later record: what earlier groups lack was durable */
+		if (g->count == 0 && r->n_gaps > 0)
+			settle_gaps(r, h->seq - 1);
+		if (g->count == 0)
+			g->first_seq = h->seq;
+		g->count++;
+		g->chain = record_chain(g->chain, h->checksum, record_get_u64(in + size - 8));
+	}
+	return take_record(r, g, h, g->at, in);
+}
+
+static int
+step(struct spool_reader *r, struct group_state *g)
+{
+	struct record_header h;
+	const uint8_t *in = NULL;
+	int error = 0, is_whole, v = header_at(r, g->at, &h);
+
+	if (v == -ENOMEM)
+		return v;
+	if (v != 1)
+		return pass_gap(r, g, v < 0 ? -v : 0);
+	is_whole = whole_at(r, g->at, &h, &in, &error);
+	if (is_whole < 0)
+		return is_whole;
+	if (h.seq != r->last_seq + 1) {
+		v = spoil(r, g);
+		if (v == 0)
+			v = note_missing(r, h.seq, g->at);
+		if (v < 0)
+			return v;
+	}
+	v = is_whole ? pass_whole(r, g, &h, in) : pass_broken(r, g, &h, error);
+	if (v < 0)
+		return v;
+	r->last_seq = h.seq;
+	g->at += record_bytes(h.payload_bytes);
+	if (v == 1) {
+		close_gaps(r, h.seq);
+		r->position = (g->at + RECORD_BLOCK - 1) / RECORD_BLOCK * RECORD_BLOCK;
+	}
+	return v;
+}
+
 /* Reads on to the next COMMIT, or to the end. */
 static int
 take_group(struct spool_reader *r)
 {
-	struct group_state g = { .chain = r->salt.payload, .whole = true };
-	uint64_t at = r->position;
+	struct group_state g = { .at = r->position, .chain = r->salt.payload, .whole = true };
+	int v = 0;
 
-	r->anchor = at;
-	if (r->closed_clean || (r->revokes_only && !starts_with_revoke(r)))
-		return take_end(r, &g, at);
-	while (at + RECORD_HEADER_BYTES <= end_of(r)) {
-		struct record_header h;
-		const uint8_t *in = NULL;
-		uint64_t size, next;
-		int error = 0, v = header_at(r, at, &h);
-
-		if (v == -ENOMEM)
-			return v;
-		if (v != 1) { /* no record here: look on */
-			error = v < 0 ? -v : 0;
-			v = resync(r, at + 8, &next, &error);
-			if (v < 0)
-				return v;
-			if (next >= end_of(r)) {
-				v = take_tail(r, &g, at, error);
-				return v < 0 ? v : take_end(r, &g, end_of(r));
-			}
-			g.whole = false;
-			v = drop_envelope(r, &g);
-			if (v == 0)
-				v = add_gap(
-				    r, (struct gap){ .start = at, .end = next, .error = error });
-			if (v < 0)
-				return v;
-			at = next;
-			continue;
-		}
-		size = record_bytes(h.payload_bytes);
-		v = whole_at(r, at, &h, &in, &error);
-		if (v < 0)
-			return v;
-		if (v == 1 && h.seq != r->last_seq + 1) {
-			g.whole = false;
-			v = drop_envelope(r, &g);
-			if (v == 0)
-				v = note_missing(r, h.seq, at);
-			if (v < 0)
-				return v;
-			v = 1;
-		}
-		if (v == 0) {
-			uint64_t id = g.envelope.type != 0 ? g.envelope.id : 0;
-
-			g.whole = false;
-			v = drop_envelope(r, &g);
-			if (v == 0)
-				v = add_lost(r, at, at + size, h.seq, id, error);
-			if (v < 0)
-				return v;
-			r->last_seq = h.seq;
-			at += size;
-			continue;
-		}
-		/* a later record: what earlier groups lack was durable */
-		if (r->n_gaps > 0 && g.count == 0 && h.type != RECORD_COMMIT)
-			settle_gaps(r, h.seq - 1);
-		if (h.type != RECORD_COMMIT) {
-			if (g.count == 0)
-				g.first_seq = h.seq;
-			g.count++;
-			g.chain = record_chain(g.chain, h.checksum, record_get_u64(in + size - 8));
-		}
-		v = take_record(r, &g, &h, at, in);
-		if (v < 0)
-			return v;
-		r->last_seq = h.seq;
-		at += size;
-		if (v == 1) {
-			close_gaps(r, h.seq);
-			r->position = (at + RECORD_BLOCK - 1) / RECORD_BLOCK * RECORD_BLOCK;
-			return 0;
-		}
+	r->anchor = g.at;
+	if (r->revokes_only) {
+		v = starts_with_revoke(r);
+		if (v <= 0)
+			return v < 0 ? v : take_end(r, &g, g.at);
+		v = 0;
 	}
-	return take_end(r, &g, at);
+	if (r->closed_clean)
+		return take_end(r, &g, g.at);
+	while (v == 0 && g.at + RECORD_HEADER_BYTES <= end_of(r))
+		v = step(r, &g);
+	return v == 0 ? take_end(r, &g, g.at) : v < 0 ? v : 0;
 }
 
 int
@@ -635,12 +679,13 @@ spool_reader_open(int dirfd, enum segment_kind kind, uint32_t number, uint64_t l
 	struct segment_header header = { 0 };
 	struct spool_reader *r;
 	int fd, opened, sync_error = 0;
-	struct stat st;
+	struct stat st = { 0 };
 
 	opened = segment_open(dirfd, kind, number, distrust, &header, &fd, &sync_error);
-	if (fd < 0)
-		return opened;
-	if (os_fstat(fd, &st) < 0) {
+	if (fd < 0 && !segment_is_strange(opened) &&
+	    !(opened == -EACCES && kind != SEGMENT_JOURNAL))
+		return opened; /* without a journal nobody knows what was delivered */
+	if (fd >= 0 && os_fstat(fd, &st) < 0) {
 		os_close(fd);
 		return -EIO;
 	}
@@ -656,6 +701,7 @@ spool_reader_open(int dirfd, enum segment_kind kind, uint32_t number, uint64_t l
 	r->bounded = limit != SPOOL_READ_TO_END;
 	r->header_is_bad = opened < 0;
 	r->is_newer = opened == -EPROTONOSUPPORT;
+	r->header_error = opened < 0 && opened != -EBADMSG ? -opened : 0;
 	r->sync_error = sync_error;
 	r->position = RECORD_BLOCK;
 	r->buffer_offset = RECORD_BLOCK;
@@ -768,9 +814,10 @@ spool_reader_next(struct spool_reader *r, enum spool_event *event, struct spool_
 			return 0;
 		}
 		if (r->header_is_bad) {
-			v = add_gap(
-			    r, (struct gap){
-			           .end = r->size, .range = SPOOL_RANGE_CORRUPT, .ready = true });
+			v = add_gap(r, (struct gap){ .end = r->size,
+			                   .error = r->header_error,
+			                   .range = SPOOL_RANGE_CORRUPT,
+			                   .ready = true });
 			r->at_end = true;
 		} else if (r->header.is_copy && !r->copy_was_told) {
 			r->copy_was_told = true;
@@ -814,6 +861,12 @@ spool_reader_was_closed_clean(const struct spool_reader *r)
 	return r->closed_clean;
 }
 
+bool
+spool_reader_has_snapshot(const struct spool_reader *r)
+{
+	return r->has_snapshot;
+}
+
 int
 spool_reader_sync_error(const struct spool_reader *r)
 {
@@ -831,7 +884,8 @@ spool_reader_close(struct spool_reader *r)
 {
 	if (r == NULL)
 		return;
-	os_close(r->fd);
+	if (r->fd >= 0)
+		os_close(r->fd);
 	free(r->buffer);
 	free(r->found);
 	free(r->gaps);

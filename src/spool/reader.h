@@ -68,7 +68,8 @@ struct spool_reader;
  * never taken for a torn tail, and nothing after it is looked at; or SPOOL_READ_TO_END. `distrust`:
  * see segment_open(). A damaged first block is not a failure: the copy at the end of the
  * file is used, and if that is damaged as well one SPOOL_DAMAGE covers the whole file; a
- * file of a newer version is one SPOOL_UNKNOWN. -ENOENT, -errno. */
+ * file of a newer version is one SPOOL_UNKNOWN, and what is strange (segment_is_strange(), or mail that
+ * may not be read) one SPOOL_DAMAGE with its errno. -ENOENT, -errno. */
 int spool_reader_open(int dirfd, enum segment_kind kind, uint32_t number, uint64_t limit,
     bool distrust, struct spool_reader **out) MUST_CHECK;
 /* The next thing found. -ENOMEM; I/O errors are SPOOL_DAMAGE, not failures. */
@@ -76,11 +77,13 @@ int spool_reader_next(
     struct spool_reader *r, enum spool_event *event, struct spool_entry *entry) MUST_CHECK;
 /* The writer has committed more. Only for a reader opened with a limit; it goes on where it ended. */
 void spool_reader_extend(struct spool_reader *r, uint64_t limit);
-/* Look only at the first group, and only if it starts with a REVOKE. Before the first next(). */
+/* Look only at the first group, and only if it starts with a REVOKE. Before the first next(), which then
+ * fails with -errno if it cannot tell. */
 void spool_reader_revokes_only(struct spool_reader *r);
 const struct segment_header *spool_reader_header(const struct spool_reader *r);
 uint64_t spool_reader_position(const struct spool_reader *r);     /* where the next group will be */
 bool spool_reader_was_closed_clean(const struct spool_reader *r); /* a CLEAN record was met */
+bool spool_reader_has_snapshot(const struct spool_reader *r);     /* a SNAPSHOT record was met */
 int spool_reader_sync_error(const struct spool_reader *r); /* errno of distrust's fsync, or 0 */
 void spool_reader_close(struct spool_reader *r);           /* NULL is fine */
 

@@ -115,6 +115,14 @@ record_is_whole(const struct record_header *h, struct record_salt salt, const ui
 	return checksum(payload, h->payload_bytes, seed) == record_get_u64(end);
 }
 
+bool
+record_begins(
+    const uint8_t *in, size_t len, struct record_salt salt, uint8_t type, struct record_header *h)
+{
+	return len >= RECORD_HEADER_BYTES && record_get_header(in, salt, h) && h->type == type &&
+	       record_bytes(h->payload_bytes) <= len && record_is_whole(h, salt, in);
+}
+
 uint64_t
 record_chain(uint64_t so_far, uint64_t header_checksum, uint64_t payload_checksum)
 {

@@ -108,6 +108,10 @@ size_t record_put_trailer(
 /* Is the whole record at `in` (record_bytes() long) good? Checks padding and payload checksum. */
 bool record_is_whole(const struct record_header *h, struct record_salt salt, const uint8_t *in);
 
+/* Does a whole record of that type begin at `in`, in the `len` bytes that are there? Checks all of it. */
+bool record_begins(
+    const uint8_t *in, size_t len, struct record_salt salt, uint8_t type, struct record_header *h);
+
 /* The COMMIT's chain: `so_far` starts as salt.payload. */
 uint64_t record_chain(uint64_t so_far, uint64_t header_checksum, uint64_t payload_checksum);
 void record_put_commit(const struct record_commit *c, uint8_t out[RECORD_COMMIT_BYTES]);

@@ -9,6 +9,7 @@
 #include "spool/segment.h"
 
 #define ZEROS_BYTES (256u << 10)
+#define NUMBER_MOST (UINT32_MAX - 65536u) /* room for what is looked for above it */
 
 static const struct {
 	const char *before, *after;
@@ -217,9 +218,30 @@ fit_number(enum segment_kind kind, uint32_t least)
 	return least;
 }
 
-/* Takes a used file of that size for prep-N.seg; returns its descriptor, or -errno: none to take. */
+void
+segment_abandon(int dirfd, const char *name, uint32_t number)
+{
+	struct listing all = { .kind = SEGMENT_NAME_OTHER };
+	char to[SEGMENT_NAME_MAX];
+	int fd;
+
+	if (os_list(dirfd, on_name, &all) < 0)
+		return;
+	segment_free_name(number, to);
+	if (all.highest <= number) {
+		fd = os_open(dirfd, to, O_RDWR | O_CREAT, 0600);
+		if (fd < 0)
+			return;
+		os_close(fd);
+	}
+	(void)os_unlink(dirfd, name);
+}
+
+/* Takes a used file for prep-N.seg; returns its descriptor, or -errno: none to take; -EEXIST: not by
+ * that number. If it is not of that size it is emptied, and *flags says so: its name is needed, for
+ * its number. */
 static int
-recycle(int dirfd, const char *prep, uint64_t bytes)
+recycle(int dirfd, const char *prep, uint32_t number, uint64_t bytes, uint32_t *flags)
 {
 	char name[SEGMENT_NAME_MAX];
 	uint32_t *numbers;
@@ -238,15 +260,26 @@ recycle(int dirfd, const char *prep, uint64_t bytes)
 	free(numbers);
 	if (r < 0)
 		return r;
-	fd = os_open(dirfd, prep, O_RDWR, 0);
-	if (fd < 0)
-		return fd;
-	r = os_fstat(fd, &st);
-	if (r == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 && (uint64_t)st.st_size == bytes)
-		return fd;
-	os_close(fd);
-	(void)os_unlink(dirfd, prep);
-	return -ENOENT;
+	*flags = SEGMENT_RECYCLED;
+	/* As far as the disk knows it may still be a segment by name: that has to end before anything is
+	 * written to it, or a power cut would leave a damaged one. */
+	r = os_fsync(dirfd);
+	fd = r == 0 ? os_open(dirfd, prep, O_RDWR | O_NONBLOCK, 0) : r;
+	if (fd >= 0) {
+		r = os_fstat(fd, &st);
+		if (r == 0 &&
+		    (!S_ISREG(st.st_mode) || st.st_nlink != 1 || !segment_is_own(dirfd, &st)))
+			r = -EINVAL; /* somebody else knows it by another name, or holds it open */
+		if (r == 0 && (uint64_t)st.st_size != bytes) {
+			*flags = 0;
+			r = os_truncate(fd, 0);
+		}
+		if (r == 0)
+			return fd;
+		os_close(fd);
+	}
+	segment_abandon(dirfd, prep, number);
+	return -EEXIST;
 }
 
 /* Fills the file and makes its content durable. */
@@ -272,9 +305,19 @@ fill(int fd, struct segment_header *h, uint64_t bytes)
 	return r < 0 ? r : os_fsync(fd);
 }
 
+static void
+drop(int dirfd, const char *name, uint32_t number, bool was_free)
+{
+	if (was_free)
+		segment_abandon(dirfd, name, number);
+	else
+		(void)os_unlink(dirfd, name);
+}
+
 /* Claims a number: prep-N.seg is there, N is in no other name of this kind. Gives its descriptor. */
 static int
-claim(int dirfd, uint64_t bytes, uint32_t least, struct segment_header *h, char *prep)
+claim(
+    int dirfd, uint64_t bytes, uint32_t least, struct segment_header *h, char *prep, bool *was_free)
 {
 	char name[SEGMENT_NAME_MAX];
 	uint32_t number = fit_number(h->kind, least);
@@ -282,9 +325,9 @@ claim(int dirfd, uint64_t bytes, uint32_t least, struct segment_header *h, char 
 
 	for (int i = 0; i < 64; i++, number = fit_number(h->kind, number + 1)) {
 		print_name(SEGMENT_NAME_PREP, number, prep);
-		h->flags = SEGMENT_RECYCLED;
-		fd = recycle(dirfd, prep, bytes);
-		if (fd < 0) {
+		fd = recycle(dirfd, prep, number, bytes, &h->flags);
+		*was_free = fd >= 0;
+		if (fd < 0 && fd != -EEXIST) {
 			h->flags = 0;
 			fd = os_open(dirfd, prep, O_RDWR | O_CREAT | O_EXCL, 0600);
 		}
@@ -298,10 +341,10 @@ claim(int dirfd, uint64_t bytes, uint32_t least, struct segment_header *h, char 
 			h->number = number;
 			return fd;
 		}
+		os_close(fd);
 		if (other >= 0)
 			os_close(other);
-		(void)os_unlink(dirfd, prep);
-		os_close(fd);
+		drop(dirfd, prep, number, *was_free);
 	}
 	return -EEXIST;
 }
@@ -313,10 +356,12 @@ number_with_slot(struct shared_page *page, enum segment_kind kind, uint32_t numb
 	for (unsigned i = 0; page != NULL && i < SHARED_PAGE_SLOTS; i++) {
 		struct shared_slot *slot = shared_page_slot(page, number);
 
-		if (atomic_load(&slot->state) == SHARED_SLOT_FREE)
+		uint32_t state = atomic_load(&slot->state);
+
+		if (state == SHARED_SLOT_FREE)
 			break;
 		if (i + 1 >= SHARED_PAGE_SLOTS / 2 && /* no free one: a sealed one then */
-		    atomic_load(&slot->state) != SHARED_SLOT_LIVE)
+		    state != SHARED_SLOT_LIVE && !shared_slot_is_taken(state))
 			break;
 		number = fit_number(kind, number + 1);
 	}
@@ -330,8 +375,9 @@ segment_create(int dirfd, enum segment_kind kind, uint64_t bytes, struct shared_
 	struct listing all = { .kind = SEGMENT_NAME_OTHER };
 	struct segment_header h = { .kind = kind };
 	char prep[SEGMENT_NAME_MAX], name[SEGMENT_NAME_MAX];
+	const char *called = prep;
 	uint32_t least;
-	bool slot = false;
+	bool slot = false, was_free;
 	int fd, r;
 
 	if (kind == SEGMENT_JOURNAL)
@@ -340,11 +386,13 @@ segment_create(int dirfd, enum segment_kind kind, uint64_t bytes, struct shared_
 	r = os_list(dirfd, on_name, &all);
 	if (r < 0)
 		return r;
+	if (all.highest > NUMBER_MOST)
+		return -EOVERFLOW; /* no clock says that: a file that is not ours */
 	least = (uint32_t)(os_now_ms() / 1000);
-	if (least <= all.highest)
+	if (least > NUMBER_MOST || least <= all.highest)
 		least = all.highest + 1;
 	least = number_with_slot(page, kind, fit_number(kind, least));
-	fd = claim(dirfd, bytes, least, &h, prep);
+	fd = claim(dirfd, bytes, least, &h, prep, &was_free);
 	if (fd < 0)
 		return fd;
 	segment_name(kind, h.number, name);
@@ -358,20 +406,27 @@ segment_create(int dirfd, enum segment_kind kind, uint64_t bytes, struct shared_
 	r = os_rename(dirfd, prep, name);
 	if (r < 0)
 		goto fail;
+	called = name;
 	r = os_fsync(dirfd); /* the name is data too (F2) */
-	if (r < 0) {
-		(void)os_unlink(dirfd, name);
+	if (r < 0)
 		goto fail;
-	}
 	*header = h;
 	*out = fd;
 	return 0;
 fail:
-	(void)os_unlink(dirfd, prep);
+	drop(dirfd, called, h.number, was_free);
 	if (slot)
 		atomic_store(&shared_page_slot(page, h.number)->state, SHARED_SLOT_FREE);
 	os_close(fd);
 	return r;
+}
+
+ssize_t
+segment_pread(int fd, void *buf, size_t len, uint64_t offset)
+{
+	ssize_t n = os_pread(fd, buf, len, offset);
+
+	return n < 0 ? os_pread(fd, buf, len, offset) : n;
 }
 
 static int
@@ -381,7 +436,7 @@ read_header_at(int fd, uint64_t offset, struct segment_header *header)
 	size_t got = 0;
 
 	while (got < sizeof(block)) {
-		ssize_t n = os_pread(fd, block + got, sizeof(block) - got, offset + got);
+		ssize_t n = segment_pread(fd, block + got, sizeof(block) - got, offset + got);
 
 		if (n <= 0)
 			return n < 0 ? (int)n : -EBADMSG;
@@ -402,15 +457,50 @@ read_header(
 		return 0;
 	if (first == -EPROTONOSUPPORT)
 		return first;
+	if (first == 0)
+		first = -EBADMSG; /* another file under this name */
 	if (size < 2 * RECORD_BLOCK || size % RECORD_BLOCK != 0)
-		return -EBADMSG;
+		return first;
 	r = read_header_at(fd, size - RECORD_BLOCK, h);
 	if (r < 0)
-		return r == -EPROTONOSUPPORT ? r : -EBADMSG;
+		return r == -EBADMSG ? first : r;
 	if (h->kind != kind || h->number != number)
-		return -EBADMSG; /* another file under this name */
+		return first;
 	h->is_copy = true;
 	return 0;
+}
+
+/* The directory's owner and root put files into the spool. What another user has put there, while it
+ * was open to him, is no accepted mail. In a directory of root's (a volume of a container) nobody can
+ * tell. */
+bool
+segment_is_own(int dirfd, const struct stat *st)
+{
+	struct stat directory;
+
+	return st->st_uid == 0 || os_fstat(dirfd, &directory) < 0 || directory.st_uid == 0 ||
+	       directory.st_uid == st->st_uid;
+}
+
+bool
+segment_is_strange(int r)
+{
+	return r == -EINVAL || r == -ELOOP || r == -ENXIO || r == -ENODEV || r == -EPERM;
+}
+
+/* It may not be read: if it is of another user that is his business. */
+static int
+why_unreadable(int dirfd, const char *name)
+{
+	struct stat st;
+	int fd = os_open(dirfd, name, O_PATH, 0), r = -EACCES;
+
+	if (fd < 0)
+		return r;
+	if (os_fstat(fd, &st) == 0 && !segment_is_own(dirfd, &st))
+		r = -EPERM;
+	os_close(fd);
+	return r;
 }
 
 int
@@ -425,11 +515,15 @@ segment_open(int dirfd, enum segment_kind kind, uint32_t number, bool distrust,
 	*out = -1;
 	segment_name(kind, number, name);
 	fd = os_open(dirfd, name, O_RDONLY | O_NONBLOCK, 0);
+	if (fd == -EACCES)
+		return why_unreadable(dirfd, name);
 	if (fd < 0)
 		return fd;
 	r = os_fstat(fd, &st);
 	if (r == 0 && !S_ISREG(st.st_mode))
 		r = -EINVAL; /* a FIFO, a directory: nothing of ours */
+	if (r == 0 && !segment_is_own(dirfd, &st))
+		r = -EPERM;
 	if (r < 0) {
 		os_close(fd);
 		return r;
@@ -451,7 +545,8 @@ int
 segment_prepare_directory(int dirfd)
 {
 	static const char *const subdirectories[] = { "large", "quarantine" };
-	char name[SEGMENT_NAME_MAX];
+	char name[SEGMENT_NAME_MAX], to[SEGMENT_NAME_MAX];
+	struct listing all = { .kind = SEGMENT_NAME_OTHER };
 	uint32_t *numbers;
 	size_t n;
 	int r;
@@ -461,11 +556,17 @@ segment_prepare_directory(int dirfd)
 		if (r < 0 && r != -EEXIST)
 			return r;
 	}
-	r = segment_list(dirfd, SEGMENT_NAME_PREP, &numbers, &n);
+	r = os_list(dirfd, on_name, &all);
+	if (r == 0)
+		r = segment_list(dirfd, SEGMENT_NAME_PREP, &numbers, &n);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < n; i++) {
 		print_name(SEGMENT_NAME_PREP, numbers[i], name);
+		segment_free_name(numbers[i], to);
+		/* Recycled from the one with the highest number it is that number's only trace. */
+		if (numbers[i] == all.highest && os_rename(dirfd, name, to) == 0)
+			continue;
 		(void)os_unlink(dirfd, name); /* only room is lost if it stays */
 	}
 	free(numbers);

@@ -6,7 +6,7 @@
  *   journal-N.log   outcomes, written by one delivery process   numbers of their own
  *   prep-N.seg      being prepared, holds nothing yet
  *   free-N.seg      done with, may be recycled; the two highest N are kept, so that numbers never
- *                   go back
+ *                   go back, whatever the clock does
  *   large/ID        the body of a large message
  *   quarantine/     damaged bytes
  *
@@ -27,13 +27,15 @@
  *       48      8  XXH3_64 of bytes 0..47, seed 0
  *       56         zeros
  *
- * Life: prep-N.seg (created or renamed from free-M.seg) gets its first block and its full size,
- * written and not only allocated; fsync; rename to its name; fsync of the directory. Only then it is used. */
+ * Life: prep-N.seg (created, or renamed from free-M.seg: then the directory is synced first) gets its
+ * first block and its full size, written and not only allocated; fsync; rename to its name; fsync of the directory. Only then it is used. */
 #ifndef RELAYD_SPOOL_SEGMENT_H
 #define RELAYD_SPOOL_SEGMENT_H
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
 
 #include "base/base.h"
 #include "spool/record.h"
@@ -42,7 +44,8 @@
 #define SEGMENT_MAGIC "RLYDSEG1"
 #define SEGMENT_NAME_MAX 32
 #define SEGMENT_RECYCLED 1u
-#define SEGMENT_BYTES_LEAST (1u << 20)
+#define SEGMENT_BYTES_LEAST                                                                        \
+	(64u << 10) /* the config asks for more; bodies up to 256 KiB must fit */
 #define SEGMENT_BYTES_MOST (1u << 30)
 
 enum segment_kind { SEGMENT_INTAKE = 0, SEGMENT_DELIVERY = 1, SEGMENT_JOURNAL = 2 };
@@ -97,16 +100,32 @@ int segment_get_header(const uint8_t in[RECORD_BLOCK], struct segment_header *h)
 /* Makes a new file of `bytes` (rounded up to a block), ready for writing: sized, zeroed or recycled,
  * durable by name and content. Gives the descriptor (opened for reading and writing). If `page` is
  * given, a message segment's slot is taken: LIVE with RECORD_BLOCK committed bytes, before its name
- * appears. On failure nothing is left but perhaps a prep-N.seg, which the next one takes away. */
+ * appears. On failure nothing is left but segment_abandon()'s free-N.seg, or perhaps a prep-N.seg, which
+ * the next start takes away. */
 int segment_create(int dirfd, enum segment_kind kind, uint64_t bytes, struct shared_page *page,
     struct segment_header *header, int *fd) MUST_CHECK;
+
+/* What was to become segment N, now called `name`, goes. If no name has a higher number an empty free-N.seg
+ * takes its place, and where none can be made it stays as it is: it is the only trace of that number. Not
+ * the file itself, it may have failed (I5). */
+void segment_abandon(int dirfd, const char *name, uint32_t number);
 
 /* Opens an existing one for reading and reads its header. With `distrust` it is fsynced and its
  * cached pages are dropped first, so that what is read is what the disk holds (F8); a failing fsync
  * is not the end of reading, *sync_error (may be NULL) tells it. -ENOENT; -EBADMSG: first and last
- * block are damaged (*fd is given nevertheless, -1 in all other failures). */
+ * block are damaged, or another errno if they cannot be read (*fd is given nevertheless; it is -1 after
+ * all failures before that). What is no file of ours is told by segment_is_strange(). */
 int segment_open(int dirfd, enum segment_kind kind, uint32_t number, bool distrust,
     struct segment_header *header, int *fd, int *sync_error) MUST_CHECK;
+
+/* Is this the error of something in the place of a segment that is none (a link, a FIFO, a socket, a file
+ * of another user)? It is passed over; another error may be the disk's, or ours. */
+bool segment_is_strange(int r);
+/* May a file in the spool directory be believed, as far as its owner goes? */
+bool segment_is_own(int dirfd, const struct stat *st);
+
+/* os_pread() that tries once more after an error: a read may do that, unlike a write or a sync. */
+ssize_t segment_pread(int fd, void *buf, size_t len, uint64_t offset) MUST_CHECK;
 
 /* The spool directory as relayd needs it: makes large/ and quarantine/ (0700) where missing, syncs
  * the directory, takes away prep-*.seg left by a crash. For the supervisor, while it holds the lock

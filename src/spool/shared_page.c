@@ -70,11 +70,12 @@ shared_page_take_slot(
 	uint32_t state = atomic_load(&slot->state);
 
 	do {
-		if (state == SHARED_SLOT_LIVE || state == SHARED_SLOT_TAKEN)
+		if (state == SHARED_SLOT_LIVE || shared_slot_is_taken(state))
 			return false;
 		if (state != SHARED_SLOT_FREE && !forced)
 			return false;
-	} while (!atomic_compare_exchange_weak(&slot->state, &state, SHARED_SLOT_TAKEN));
+	} while (
+	    !atomic_compare_exchange_weak(&slot->state, &state, shared_slot_taken_by(getpid())));
 	atomic_store(&slot->owner_pid, (uint32_t)getpid());
 	atomic_store(&slot->segment_number, segment_number);
 	atomic_store(&slot->committed_bytes, committed);
@@ -91,9 +92,11 @@ shared_page_orphan(struct shared_page *page, pid_t owner)
 		struct shared_slot *slot = &page->slots[i];
 		uint32_t state = atomic_load(&slot->state);
 
-		if (atomic_load(&slot->owner_pid) != (uint32_t)owner)
+		if (state == shared_slot_taken_by(owner)) {
+			atomic_store(&slot->state, SHARED_SLOT_FREE); /* its file has no name yet */
 			continue;
-		if (state == SHARED_SLOT_LIVE || state == SHARED_SLOT_TAKEN) {
+		}
+		if (state == SHARED_SLOT_LIVE && atomic_load(&slot->owner_pid) == (uint32_t)owner) {
 			atomic_store(&slot->state, SHARED_SLOT_ORPHANED);
 			n++;
 		}

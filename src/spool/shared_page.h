@@ -5,7 +5,7 @@
  * The slot of message segment N is slots[N % SHARED_PAGE_SLOTS]:
  *   FREE      -> LIVE      by the writer, before the segment's name appears in the directory
  *   LIVE      -> SEALED    by the writer: committed_bytes is final (it is full, or it failed)
- *   LIVE      -> ORPHANED  by the supervisor, when the process `owner_pid` has died
+ *   LIVE      -> ORPHANED  by the supervisor, when the process `owner_pid` has died (TAKEN -> FREE)
  *   SEALED, ORPHANED -> FREE  by delivery, when it has read all of it
  * A writer passes over numbers whose slot is LIVE; it may take a SEALED one when all are taken. So a
  * segment in the directory whose slot holds another number is not being written any more: delivery
@@ -22,14 +22,28 @@
 
 #define SHARED_PAGE_MAGIC 0x3150444c59414c52ull
 #define SHARED_PAGE_SLOTS 256u
+#define SHARED_PAGE_MARKS 4096u
 
 enum shared_slot_state {
 	SHARED_SLOT_FREE,
 	SHARED_SLOT_LIVE,
 	SHARED_SLOT_SEALED,
 	SHARED_SLOT_ORPHANED,
-	SHARED_SLOT_TAKEN, /* between FREE and LIVE: the other fields are being set */
+	SHARED_SLOT_TAKEN, /* between FREE and LIVE: the other fields are being set. With the pid of who
+			    * sets them, so that it can be told of whom if that dies */
 };
+
+static inline uint32_t
+shared_slot_taken_by(pid_t pid)
+{
+	return SHARED_SLOT_TAKEN | (uint32_t)pid << 8; /* pids have 22 bits */
+}
+
+static inline bool
+shared_slot_is_taken(uint32_t state)
+{
+	return (state & 0xff) == SHARED_SLOT_TAKEN;
+}
 
 struct shared_slot {
 	_Atomic uint64_t segment_number;
@@ -50,9 +64,15 @@ struct shared_page {
 	_Atomic uint64_t connections, sessions_now, accepted, rejected, accepted_bytes;
 	_Atomic uint64_t last_commit_us; /* how long the last group's write and sync took */
 	_Atomic uint64_t commits;        /* groups */
-	_Atomic uint32_t spool_failed;   /* 1 while the spool of intake does not work */
+	_Atomic uint32_t spool_failed;   /* errno with which intake's spool fails; 0: it works */
 
 	struct shared_slot slots[SHARED_PAGE_SLOTS];
+
+	/* delivery: in_flight.h */
+	_Atomic uint32_t
+	    marks_are_kept; /* 1 since the first delivery that had this page has told what it knew */
+	_Atomic uint32_t unmarked;                 /* on their way without a mark */
+	_Atomic uint64_t marks[SHARED_PAGE_MARKS]; /* queue IDs, 0: none */
 };
 
 /* A new page in a sealed-size memfd. Gives *fd and the mapping. */

@@ -14,11 +14,13 @@
 #define FREE_KEPT 2
 #define FIRST_READ 4096u
 #define COPY_BYTES (256u << 10)
+#define MESSAGE_READ_MAX (2 * (size_t)RECORD_PAYLOAD_MAX)
 
 struct open_segment {
 	uint32_t number; /* 0: unused */
 	int fd;
 	struct record_salt salt;
+	uint64_t file_bytes;
 	uint64_t used;
 };
 
@@ -35,12 +37,15 @@ struct spool_store {
 	uint64_t clock;
 	struct noted_revoke *revokes;
 	size_t n_revokes;
+	uint32_t *clean; /* segments that were closed in good order */
+	size_t n_clean;
 };
 
 struct spool_body {
 	uint64_t bytes;
-	char *data; /* inline: all of it */
-	int fd;     /* large: -1 if inline */
+	const char *data; /* inline: all of it, in `record` */
+	void *record;
+	int fd; /* large: -1 if inline */
 	uint64_t id, checksum_wanted;
 	uint64_t checked; /* bytes that are in the sum */
 	struct checksum_stream *sum;
@@ -66,6 +71,7 @@ spool_store_close(struct spool_store *s)
 		if (s->open[i].number != 0)
 			os_close(s->open[i].fd);
 	free(s->revokes);
+	free(s->clean);
 	free(s);
 }
 
@@ -109,6 +115,7 @@ get_segment(struct spool_store *s, uint32_t number, const struct open_segment **
 	*victim = (struct open_segment){ .number = number,
 		.fd = fd,
 		.salt = record_salt_from(header.salt),
+		.file_bytes = (uint64_t)header.blocks * RECORD_BLOCK,
 		.used = ++s->clock };
 	*out = victim;
 	return 0;
@@ -121,7 +128,7 @@ read_most(int fd, void *buf, size_t len, uint64_t offset)
 	size_t got = 0;
 
 	while (got < len) {
-		ssize_t n = os_pread(fd, (char *)buf + got, len - got, offset + got);
+		ssize_t n = segment_pread(fd, (char *)buf + got, len - got, offset + got);
 
 		if (n < 0)
 			return n;
@@ -190,6 +197,36 @@ spool_store_envelope(struct spool_store *s, struct spool_location at, struct env
 	return r;
 }
 
+int
+spool_store_file_bytes(struct spool_store *s, uint32_t number, uint64_t *out)
+{
+	const struct open_segment *o;
+	int r;
+
+	r = get_segment(s, number, &o);
+	if (r == 0)
+		*out = o->file_bytes;
+	return r;
+}
+
+int
+spool_store_browse(
+    struct spool_store *s, struct window *window, struct spool_location at, struct envelope **out)
+{
+	const struct open_segment *o;
+	struct record_header h;
+	const uint8_t *record;
+	int r;
+
+	r = get_segment(s, at.segment, &o);
+	if (r == 0)
+		r = window_record(window, o->fd, o->salt, at.offset, RECORD_ENVELOPE, &h, &record);
+	if (r < 0)
+		return r;
+	return envelope_decode(
+	    (struct span){ (const char *)record + RECORD_HEADER_BYTES, h.payload_bytes }, out);
+}
+
 static int
 open_large(struct spool_store *s, const struct envelope *e, struct spool_body *b)
 {
@@ -202,7 +239,8 @@ open_large(struct spool_store *s, const struct envelope *e, struct spool_body *b
 	if (fd < 0)
 		return fd;
 	r = os_fstat(fd, &st);
-	if (r == 0 && (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != e->body_bytes))
+	if (r == 0 && (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != e->body_bytes ||
+	                  !segment_is_own(s->dirfd, &st)))
 		r = -EBADMSG;
 	if (r < 0) {
 		os_close(fd);
@@ -216,32 +254,44 @@ open_large(struct spool_store *s, const struct envelope *e, struct spool_body *b
 	return 0;
 }
 
+/* The BODY that follows this ENVELOPE. */
+static int
+read_body(const struct open_segment *o, uint64_t at, const struct record_header *envelope,
+    struct record_header *h, uint8_t **out)
+{
+	uint8_t *record;
+	int r;
+
+	r = read_record(o, at + record_bytes(envelope->payload_bytes), RECORD_BODY, h, &record);
+	if (r < 0)
+		return r;
+	if (h->seq != envelope->seq + 1) {
+		free(record);
+		return -EBADMSG;
+	}
+	*out = record;
+	return 0;
+}
+
 static int
 open_inline(struct spool_store *s, struct spool_location at, struct spool_body *b)
 {
 	const struct open_segment *o;
-	struct record_header h;
+	struct record_header envelope, h;
 	uint8_t in[RECORD_HEADER_BYTES], *record;
-	uint64_t seq;
 	int r;
 
 	r = get_segment(s, at.segment, &o);
 	if (r < 0)
 		return r;
 	if (read_most(o->fd, in, sizeof(in), at.offset) != (ssize_t)sizeof(in) ||
-	    !record_get_header(in, o->salt, &h) || h.type != RECORD_ENVELOPE)
+	    !record_get_header(in, o->salt, &envelope) || envelope.type != RECORD_ENVELOPE)
 		return -EBADMSG;
-	seq = h.seq;
-	r = read_record(
-	    o, (uint64_t)at.offset + record_bytes(h.payload_bytes), RECORD_BODY, &h, &record);
+	r = read_body(o, at.offset, &envelope, &h, &record);
 	if (r < 0)
 		return r;
-	if (h.seq != seq + 1) {
-		free(record);
-		return -EBADMSG;
-	}
-	memmove(record, record + RECORD_HEADER_BYTES, h.payload_bytes);
-	b->data = (char *)record;
+	b->record = record;
+	b->data = (char *)record + RECORD_HEADER_BYTES;
 	b->bytes = h.payload_bytes;
 	return 0;
 }
@@ -261,6 +311,137 @@ spool_store_body(struct spool_store *s, struct spool_location at, const struct e
 	}
 	*out = b;
 	return 0;
+}
+
+/* Both records out of one piece of the segment; the body keeps it. False: it is not all there. */
+static bool
+take_both(const struct open_segment *o, uint8_t *in, size_t len, struct envelope **out,
+    struct spool_body *b)
+{
+	struct record_header envelope, body;
+	size_t at;
+
+	if (!record_begins(in, len, o->salt, RECORD_ENVELOPE, &envelope))
+		return false;
+	at = record_bytes(envelope.payload_bytes);
+	if (!record_begins(in + at, len - at, o->salt, RECORD_BODY, &body) ||
+	    body.seq != envelope.seq + 1 ||
+	    envelope_decode(
+	        (struct span){ (char *)in + RECORD_HEADER_BYTES, envelope.payload_bytes }, out) < 0)
+		return false;
+	*b = (struct spool_body){ .fd = -1,
+		.record = in,
+		.data = (char *)in + at + RECORD_HEADER_BYTES,
+		.bytes = body.payload_bytes };
+	return true;
+}
+
+/* The usual message, whose records are as long as the caller thinks. */
+static bool
+read_both(const struct open_segment *o, uint64_t at, size_t bytes, struct envelope **out,
+    struct spool_body *b)
+{
+	uint8_t *in = bytes <= MESSAGE_READ_MAX ? os_alloc(bytes) : NULL;
+	ssize_t n;
+
+	if (in == NULL)
+		return false;
+	n = read_most(o->fd, in, bytes, at);
+	if (n >= 0 && take_both(o, in, (size_t)n, out, b))
+		return true;
+	free(in);
+	return false;
+}
+
+int
+spool_store_message(struct spool_store *s, struct spool_location at, size_t bytes,
+    struct envelope **envelope, struct spool_body **body)
+{
+	struct spool_body *b = xcalloc(1, sizeof(*b));
+	const struct open_segment *o;
+	int r;
+
+	r = get_segment(s, at.segment, &o);
+	if (r == 0 && read_both(o, at.offset, bytes, envelope, b)) {
+		*body = b;
+		return 0;
+	}
+	free(b);
+	/* large, damaged, unreadable or longer: record by record, which tells what it is */
+	if (r == 0)
+		r = spool_store_envelope(s, at, envelope);
+	if (r < 0)
+		return r;
+	r = spool_store_body(s, at, *envelope, body);
+	if (r < 0)
+		envelope_free(*envelope);
+	return r;
+}
+
+/* Is the large body there, as long as the envelope says? (Its sum is checked when it is sent.) */
+static int
+check_large(struct spool_store *s, struct span payload)
+{
+	struct spool_body *body;
+	struct envelope *e;
+	int r;
+
+	r = envelope_decode(payload, &e);
+	if (r < 0)
+		return r;
+	r = spool_store_body(s, (struct spool_location){ 0 }, e, &body);
+	if (r == 0)
+		spool_body_close(body);
+	envelope_free(e);
+	return r;
+}
+
+int
+spool_store_copy(struct spool_store *s, struct spool_location at, struct spool_copy *out)
+{
+	struct record_header envelope, body;
+	struct spool_copy copy = { .is_large = false };
+	uint8_t *record, *body_record;
+	const struct open_segment *o;
+	uint32_t flags;
+	uint64_t id;
+	int r;
+
+	r = get_segment(s, at.segment, &o);
+	if (r < 0)
+		return r;
+	r = read_record(o, at.offset, RECORD_ENVELOPE, &envelope, &record);
+	if (r < 0)
+		return r;
+	copy.envelope_record = record;
+	copy.envelope =
+	    (struct span){ (char *)record + RECORD_HEADER_BYTES, envelope.payload_bytes };
+	r = envelope_peek(copy.envelope, &id, &flags);
+	copy.is_large = r == 0 && (flags & ENVELOPE_LARGE) != 0;
+	if (r == 0 && copy.is_large) {
+		r = check_large(s, copy.envelope);
+	} else if (r == 0) {
+		r = read_body(o, at.offset, &envelope, &body, &body_record);
+		if (r == 0) {
+			copy.body_record = body_record;
+			copy.body =
+			    (struct iovec){ body_record + RECORD_HEADER_BYTES, body.payload_bytes };
+		}
+	}
+	if (r < 0) {
+		spool_copy_free(&copy);
+		return r;
+	}
+	*out = copy;
+	return 0;
+}
+
+void
+spool_copy_free(struct spool_copy *copy)
+{
+	free(copy->envelope_record);
+	free(copy->body_record);
+	*copy = (struct spool_copy){ .is_large = false };
 }
 
 uint64_t
@@ -316,7 +497,7 @@ spool_body_close(struct spool_body *b)
 	if (b->fd >= 0)
 		os_close(b->fd);
 	checksum_stream_free(b->sum);
-	free(b->data);
+	free(b->record);
 	free(b);
 }
 
@@ -333,12 +514,12 @@ sync_directory(int dirfd, const char *name)
 	return r;
 }
 
-/* What cannot be read is left out: zeros stand in its place. */
+/* What cannot be read is left out (a hole, or what an earlier copy has there), and told at the end. */
 static int
 copy_range(int from, uint64_t offset, uint64_t len, int to)
 {
 	char *buf = xcalloc(1, COPY_BYTES);
-	int r = 0;
+	int r = 0, unreadable = 0;
 
 	for (uint64_t at = 0; at < len && r == 0;) {
 		size_t step = len - at < COPY_BYTES ? (size_t)(len - at) : COPY_BYTES;
@@ -347,13 +528,14 @@ copy_range(int from, uint64_t offset, uint64_t len, int to)
 
 		if (n == 0)
 			break; /* the file ends before the range does */
-		if (n < 0) {
+		if (n < 0) {   /* block by block: some of them can be read */
 			step = step < RECORD_BLOCK ? step : RECORD_BLOCK;
 			n = os_pread(from, buf, step, offset + at);
-			if (n <= 0) {
-				memset(buf, 0, step);
-				n = (ssize_t)step;
-			}
+		}
+		if (n <= 0) {
+			unreadable = n < 0 ? (int)n : -EIO;
+			at += step;
+			continue;
 		}
 		iov = (struct iovec){ buf, (size_t)n };
 		n = os_pwritev(to, &iov, 1, at);
@@ -363,14 +545,15 @@ copy_range(int from, uint64_t offset, uint64_t len, int to)
 			at += (uint64_t)n;
 	}
 	free(buf);
-	return r < 0 ? r : os_fsync(to);
+	if (r == 0)
+		r = os_fsync(to);
+	return r < 0 ? r : unreadable;
 }
 
 int
 spool_store_quarantine(struct spool_store *s, const struct spool_damage *damage)
 {
 	char name[sizeof("quarantine/") + SEGMENT_NAME_MAX + 48];
-	struct stat st;
 	int from, to, r;
 
 	if (s->read_only)
@@ -387,11 +570,9 @@ spool_store_quarantine(struct spool_store *s, const struct spool_damage *damage)
 		os_close(from);
 		return to;
 	}
-	r = os_fstat(to, &st);
-	if (r == 0 && (uint64_t)st.st_size != damage->length_bytes)
-		r = copy_range(from, damage->offset, damage->length_bytes, to);
-	if (r == 0)
-		r = sync_directory(s->dirfd, "quarantine");
+	r = copy_range(from, damage->offset, damage->length_bytes, to);
+	if (sync_directory(s->dirfd, "quarantine") < 0 && r == 0)
+		r = -EIO;
 	os_close(to);
 	os_close(from);
 	return r;
@@ -410,11 +591,37 @@ spool_store_free_large(struct spool_store *s, uint64_t id)
 	return r == -ENOENT ? 0 : r;
 }
 
+static bool
+take_clean(struct spool_store *s, uint32_t number)
+{
+	for (size_t i = 0; i < s->n_clean; i++)
+		if (s->clean[i] == number) {
+			s->clean[i] = s->clean[--s->n_clean];
+			return true;
+		}
+	return false;
+}
+
+/* An empty file takes over its number: what may have failed is never written again (I5). */
+static int
+replace(struct spool_store *s, const char *name, const char *free_name)
+{
+	int fd = os_open(s->dirfd, free_name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	int r = os_unlink(s->dirfd, name);
+
+	if (fd < 0 && fd != -EEXIST) /* there was no room for a name: there is now */
+		fd = os_open(s->dirfd, free_name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd >= 0)
+		os_close(fd);
+	return r;
+}
+
 /* Away with the name of a segment: it becomes a free one, or goes. The highest numbers are kept. */
 static int
 retire(struct spool_store *s, uint32_t number)
 {
 	char name[SEGMENT_NAME_MAX], to[SEGMENT_NAME_MAX];
+	bool was_clean = take_clean(s, number);
 	uint32_t *kept = NULL;
 	size_t n = 0;
 	int r;
@@ -435,8 +642,12 @@ retire(struct spool_store *s, uint32_t number)
 		n--;
 	}
 	free(kept);
-	if (r == 0)
-		r = n < FREE_KEPT ? os_rename(s->dirfd, name, to) : os_unlink(s->dirfd, name);
+	if (r == 0 && n < FREE_KEPT)
+		r = was_clean ? os_rename(s->dirfd, name, to) : replace(s, name, to);
+	else if (r == 0)
+		r = os_unlink(s->dirfd, name);
+	if (r == -EEXIST)
+		r = os_unlink(s->dirfd, name); /* of a rename that was cut short */
 	return r == -ENOENT ? 0 : r;
 }
 
@@ -461,6 +672,12 @@ is_needed(struct spool_store *s, uint32_t holder)
 		if (s->revokes[i].holder == holder && is_there(s, s->revokes[i].revoke.segment))
 			return true;
 	return false;
+}
+
+bool
+spool_store_is_kept(struct spool_store *s, uint32_t number)
+{
+	return is_needed(s, number);
 }
 
 static void
@@ -513,6 +730,16 @@ spool_store_note_revoke(struct spool_store *s, uint32_t holder, const struct rec
 			return;
 	s->revokes = xrealloc(s->revokes, s->n_revokes + 1, sizeof(*s->revokes));
 	s->revokes[s->n_revokes++] = (struct noted_revoke){ .holder = holder, .revoke = *revoke };
+}
+
+void
+spool_store_note_clean(struct spool_store *s, uint32_t number)
+{
+	for (size_t i = 0; i < s->n_clean; i++)
+		if (s->clean[i] == number)
+			return;
+	s->clean = xrealloc(s->clean, s->n_clean + 1, sizeof(*s->clean));
+	s->clean[s->n_clean++] = number;
 }
 
 void

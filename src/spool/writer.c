@@ -8,53 +8,26 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/queue_id.h"
+#include "spool/group.h"
 #include "spool/journal_compact.h"
 #include "spool/writer.h"
 
 #define SEGMENT_BYTES_DEFAULT (16u << 20)
 #define GROUP_BYTES_MAX (4u << 20)
-#define GROUP_IOV_MAX 1024
 #define COMPACTION_GROUP_BYTES (512u << 10)
-#define COMMIT_BYTES (RECORD_HEADER_BYTES + RECORD_COMMIT_BYTES + 8u)
 #define BACKOFF_FIRST_MS 1000u
 #define BACKOFF_MOST_MS 60000u
 #define ROOM_AGE_MS 1000u
+#define PAUSE_MOST_US 5000u
+#define OUTCOME_PAUSE_US 1000u
+#define OUTCOMES_WANTED 64u
 #define IDS_LOW 0xff0000u /* this many IDs of a number given: time for the next number */
-
-struct file {
-	int fd; /* -1: none */
-	struct segment_header header;
-	struct record_salt salt;
-	uint64_t bytes;
-	uint64_t end; /* everything before it is durable */
-	uint64_t seq; /* of the last record */
-};
-
-/* A group on its way to the disk. */
-struct group {
-	struct iovec iov[GROUP_IOV_MAX];
-	int n_iov;
-	uint64_t offset; /* in the file, of iov[0] */
-	uint64_t first_seq, last_seq;
-	uint32_t count;
-	uint64_t chain;
-	int error;
-	const char *operation;
-	uint64_t error_offset;
-	uint8_t commit[COMMIT_BYTES];
-};
 
 struct report_node {
 	struct report_node *next;
 	struct spool_report report;
-};
-
-struct item_list {
-	struct spool_item *head, **tail;
 };
 
 struct spool_writer {
@@ -68,14 +41,16 @@ struct spool_writer {
 	pthread_cond_t work;    /* committer: items, a file is ready, or stop */
 	pthread_cond_t prepare; /* preparer: a file is wanted, one is to be ended, or stop */
 	struct item_list submitted, finished;
-	uint64_t oldest_ms; /* of the group in work; 0: none */
+	unsigned n_submitted; /* items in it */
+	unsigned wanted;      /* so many are waited for before the committer goes on */
+	uint64_t oldest_ms;   /* of the group in work; 0: none */
 	struct report_node *reports, **reports_tail;
 	bool stop, stop_preparer;
-	struct file spare;
+	struct spool_file spare;
 	bool spare_wanted;
 	int spare_error; /* of the last try; 0: none failed since the last file */
 	uint64_t backoff_ms;
-	struct file ending; /* full, to be marked and closed */
+	struct spool_file ending; /* full, to be marked and closed */
 
 	/* the caller's */
 	struct os_room room;
@@ -83,65 +58,23 @@ struct spool_writer {
 	int room_error;
 
 	/* the committer's alone */
-	struct file current;
+	struct spool_file current;
+	unsigned last_members; /* of the last group, */
+	uint64_t last_us;      /* and how long it took */
 	uint64_t journal_bytes, journal_live_bytes;
 	struct group group;
 };
 
-static const uint8_t zeros[RECORD_BLOCK];
-
-static void
-list_init(struct item_list *l)
-{
-	l->head = NULL;
-	l->tail = &l->head;
-}
-
-static void
-list_add(struct item_list *l, struct spool_item *item)
-{
-	item->next = NULL;
-	*l->tail = item;
-	l->tail = &item->next;
-}
-
-static struct spool_item *
-list_take(struct item_list *l)
-{
-	struct spool_item *item = l->head;
-
-	if (item == NULL)
-		return NULL;
-	l->head = item->next;
-	if (l->head == NULL)
-		l->tail = &l->head;
-	item->next = NULL;
-	return item;
-}
-
-static void
-poke(int fd)
-{
-	uint64_t one = 1;
-	ssize_t n;
-
-	if (fd < 0)
-		return;
-	do {
-		n = write(fd, &one, sizeof(one));
-	} while (n < 0 && errno == EINTR); /* EAGAIN: it is readable already */
-}
-
 /* Files. */
 
 static bool
-file_is_open(const struct file *f)
+file_is_open(const struct spool_file *f)
 {
 	return f->fd >= 0;
 }
 
 static int
-file_create(const struct spool_writer *w, struct file *f)
+file_create(const struct spool_writer *w, struct spool_file *f)
 {
 	struct segment_header header;
 	int fd, r;
@@ -150,7 +83,7 @@ file_create(const struct spool_writer *w, struct file *f)
 	    w->options.page, &header, &fd);
 	if (r < 0)
 		return r;
-	*f = (struct file){ .fd = fd,
+	*f = (struct spool_file){ .fd = fd,
 		.header = header,
 		.salt = record_salt_from(header.salt),
 		.bytes = segment_end(&header),
@@ -159,7 +92,7 @@ file_create(const struct spool_writer *w, struct file *f)
 }
 
 static struct shared_slot *
-slot_of(const struct spool_writer *w, const struct file *f)
+slot_of(const struct spool_writer *w, const struct spool_file *f)
 {
 	if (w->options.page == NULL || w->options.kind == SEGMENT_JOURNAL)
 		return NULL;
@@ -167,18 +100,18 @@ slot_of(const struct spool_writer *w, const struct file *f)
 }
 
 static void
-file_publish(const struct spool_writer *w, const struct file *f)
+file_publish(const struct spool_writer *w, const struct spool_file *f)
 {
 	struct shared_slot *slot = slot_of(w, f);
 
 	if (slot != NULL)
 		atomic_store(&slot->committed_bytes, f->end);
-	poke(w->options.wake_fd);
+	os_event_set(w->options.wake_fd);
 }
 
 /* Nothing more will be written to it, ever. */
 static void
-file_seal(const struct spool_writer *w, struct file *f)
+file_seal(const struct spool_writer *w, struct spool_file *f)
 {
 	struct shared_slot *slot = slot_of(w, f);
 
@@ -186,141 +119,17 @@ file_seal(const struct spool_writer *w, struct file *f)
 	f->fd = -1;
 	if (slot != NULL)
 		atomic_store(&slot->state, SHARED_SLOT_SEALED);
-	poke(w->options.wake_fd);
-}
-
-/* Groups. */
-
-static void
-group_start(struct group *g, const struct file *f)
-{
-	g->n_iov = 0;
-	g->offset = f->end;
-	g->first_seq = f->seq + 1;
-	g->last_seq = f->seq;
-	g->count = 0;
-	g->chain = f->salt.payload;
-	g->error = 0;
-}
-
-/* Writes what is gathered. Goes on after a short write; after an error nothing is written any more. */
-static void
-group_flush(struct group *g, const struct file *f)
-{
-	struct iovec *iov = g->iov;
-	int n = g->n_iov;
-
-	g->n_iov = 0;
-	while (g->error == 0 && n > 0) {
-		ssize_t written = os_pwritev(f->fd, iov, n, g->offset);
-
-		if (written <= 0) {
-			g->error = written < 0 ? (int)written : -EIO;
-			g->operation = "write";
-			g->error_offset = g->offset;
-			return;
-		}
-		g->offset += (uint64_t)written;
-		while (n > 0 && (size_t)written >= iov->iov_len) {
-			written -= (ssize_t)iov->iov_len;
-			iov++;
-			n--;
-		}
-		if (n > 0) {
-			iov->iov_base = (char *)iov->iov_base + written;
-			iov->iov_len -= (size_t)written;
-		}
-	}
-}
-
-static void
-group_add(struct group *g, const struct file *f, const void *data, size_t len)
-{
-	if (len == 0)
-		return;
-	if (g->n_iov == GROUP_IOV_MAX)
-		group_flush(g, f);
-	g->iov[g->n_iov++] = (struct iovec){ (void *)(uintptr_t)data, len };
-}
-
-static void
-group_add_record(struct group *g, const struct file *f, struct spool_record *record)
-{
-	struct record_header h = { .type = record->type,
-		.flags = record->flags,
-		.payload_bytes = record->payload_bytes,
-		.seq = g->last_seq + 1 };
-	uint64_t sum;
-
-	record_put_header(&h, f->salt, record->header);
-	sum = record_payload_checksum(&h, f->salt, record->iov, record->n_iov);
-	record->trailer_bytes = (uint8_t)record_put_trailer(&h, sum, record->trailer);
-	group_add(g, f, record->header, RECORD_HEADER_BYTES);
-	for (int i = 0; i < record->n_iov; i++)
-		group_add(g, f, record->iov[i].iov_base, record->iov[i].iov_len);
-	group_add(g, f, record->trailer, record->trailer_bytes);
-	g->chain = record_chain(g->chain, h.checksum, sum);
-	g->last_seq++;
-	g->count++;
-}
-
-/* Adds COMMIT and padding, writes, syncs. 0: everything of the group is durable (I1). */
-static int
-group_commit(struct group *g, struct file *f, uint64_t bytes_of_records)
-{
-	struct record_commit commit = { g->first_seq, g->last_seq, g->count, g->chain };
-	struct record_header h = {
-		.type = RECORD_COMMIT, .payload_bytes = RECORD_COMMIT_BYTES, .seq = g->last_seq + 1
-	};
-	struct iovec payload = { g->commit + RECORD_HEADER_BYTES, RECORD_COMMIT_BYTES };
-	uint64_t end = f->end + bytes_of_records + COMMIT_BYTES;
-	uint64_t padded = (end + RECORD_BLOCK - 1) / RECORD_BLOCK * RECORD_BLOCK;
-
-	record_put_header(&h, f->salt, g->commit);
-	record_put_commit(&commit, g->commit + RECORD_HEADER_BYTES);
-	record_put_u64(g->commit + RECORD_HEADER_BYTES + RECORD_COMMIT_BYTES,
-	    record_payload_checksum(&h, f->salt, &payload, 1));
-	group_add(g, f, g->commit, COMMIT_BYTES);
-	group_add(g, f, zeros, padded - end);
-	group_flush(g, f);
-	if (g->error == 0) {
-		g->error = os_fdatasync(f->fd);
-		g->operation = "sync";
-		g->error_offset = f->end;
-	}
-	if (g->error != 0)
-		return g->error;
-	assert(g->offset == padded);
-	f->end = padded;
-	f->seq = g->last_seq + 1;
-	return 0;
-}
-
-/* A group of one record that is ours. */
-static int
-commit_single(
-    struct group *g, struct file *f, uint8_t type, uint8_t flags, const void *payload, uint32_t len)
-{
-	struct spool_record record = { .type = type, .flags = flags, .payload_bytes = len };
-
-	if (f->end + record_bytes(len) + COMMIT_BYTES > f->bytes)
-		return -ENOSPC;
-	record.one = (struct iovec){ (void *)(uintptr_t)payload, len };
-	record.iov = &record.one;
-	record.n_iov = len > 0 ? 1 : 0;
-	group_start(g, f);
-	group_add_record(g, f, &record);
-	return group_commit(g, f, record_bytes(len));
+	os_event_set(w->options.wake_fd);
 }
 
 /* Marks a file as complete; that it fails costs nothing: all that was promised stands before it. */
 static void
-file_finish(const struct spool_writer *w, struct file *f)
+file_finish(const struct spool_writer *w, struct spool_file *f)
 {
-	struct group *g = malloc(sizeof(*g));
+	struct group *g = os_alloc(sizeof(*g));
 
-	if (g != NULL)
-		(void)commit_single(g, f, RECORD_CLEAN, 0, NULL, 0);
+	if (g != NULL && group_commit_single(g, f, RECORD_CLEAN, 0, NULL, 0) == 0)
+		file_publish(w, f);
 	free(g);
 	file_seal(w, f);
 }
@@ -335,7 +144,7 @@ report_locked(struct spool_writer *w, const struct spool_report *report)
 	node->report = *report;
 	*w->reports_tail = node;
 	w->reports_tail = &node->next;
-	poke(w->event_fd);
+	os_event_set(w->event_fd);
 }
 
 static void
@@ -347,15 +156,15 @@ report(struct spool_writer *w, const struct spool_report *what)
 }
 
 static void
-set_failed(struct spool_writer *w, bool failed)
+set_failed(struct spool_writer *w, int error) /* -errno; 0: it works */
 {
-	atomic_store(&w->failed, failed);
+	atomic_store(&w->failed, error < 0);
 	if (w->options.page != NULL && w->options.kind == SEGMENT_INTAKE)
-		atomic_store(&w->options.page->spool_failed, failed);
+		atomic_store(&w->options.page->spool_failed, (uint32_t)-error);
 }
 
 static void
-report_failure(struct spool_writer *w, const struct file *f, const struct group *g,
+report_failure(struct spool_writer *w, const struct spool_file *f, const struct group *g,
     const char *operation, unsigned revoked, unsigned unknown)
 {
 	struct spool_report what = { .kind = SPOOL_REPORT_FAILED,
@@ -379,7 +188,7 @@ item_finish(struct item_list *done, struct spool_item *item, int result)
 		large_drop(item->large);
 	item->large = NULL;
 	item->result = result;
-	list_add(done, item);
+	item_list_add(done, item);
 }
 
 /* The preparer. */
@@ -389,7 +198,7 @@ preparer_make_spare(struct spool_writer *w)
 {
 	struct spool_report recovered = { .kind = SPOOL_REPORT_RECOVERED, .operation = "create" };
 	struct spool_report failed = { .kind = SPOOL_REPORT_FAILED, .operation = "create" };
-	struct file f = { .fd = -1 };
+	struct spool_file f = { .fd = -1 };
 	int r;
 
 	pthread_mutex_unlock(&w->lock);
@@ -399,7 +208,7 @@ preparer_make_spare(struct spool_writer *w)
 		w->spare = f;
 		w->spare_error = 0;
 		if (atomic_load(&w->failed)) {
-			set_failed(w, false);
+			set_failed(w, 0);
 			report_locked(w, &recovered);
 		}
 	} else {
@@ -415,21 +224,6 @@ preparer_make_spare(struct spool_writer *w)
 	pthread_cond_broadcast(&w->work);
 }
 
-static void
-wait_ms(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ms)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(ms / 1000);
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	(void)pthread_cond_timedwait(cond, lock, &until);
-}
-
 static void *
 preparer_run(void *arg)
 {
@@ -441,7 +235,7 @@ preparer_run(void *arg)
 		uint64_t now_ms = os_boot_ms();
 
 		if (file_is_open(&w->ending)) {
-			struct file f = w->ending;
+			struct spool_file f = w->ending;
 
 			w->ending.fd = -1;
 			pthread_mutex_unlock(&w->lock);
@@ -453,7 +247,7 @@ preparer_run(void *arg)
 		} else if (!w->spare_wanted || file_is_open(&w->spare)) {
 			pthread_cond_wait(&w->prepare, &w->lock);
 		} else if (now_ms < not_before_ms) {
-			wait_ms(&w->prepare, &w->lock, not_before_ms - now_ms);
+			os_condition_wait(&w->prepare, &w->lock, (not_before_ms - now_ms) * 1000);
 		} else {
 			preparer_make_spare(w);
 			not_before_ms = w->spare_error != 0 ? os_boot_ms() + w->backoff_ms : 0;
@@ -484,7 +278,7 @@ take_spare(struct spool_writer *w)
 		pthread_cond_signal(&w->prepare); /* and the one after it */
 	} else if (!atomic_load(&w->failed)) {
 		down.error = -w->spare_error;
-		set_failed(w, true);
+		set_failed(w, w->spare_error);
 		report_locked(w, &down);
 	}
 	pthread_mutex_unlock(&w->lock);
@@ -508,20 +302,11 @@ end_current(struct spool_writer *w)
 	pthread_mutex_unlock(&w->lock);
 }
 
-static uint64_t
-item_bytes(const struct spool_item *item)
-{
-	uint64_t bytes = 0;
-
-	for (int i = 0; i < item->n_records; i++)
-		bytes += record_bytes(item->records[i].payload_bytes);
-	return bytes;
-}
-
+/* May these bytes of records, the item's among them, go into the file? */
 static bool
-fits(const struct file *f, uint64_t bytes_of_records)
+may_hold(const struct spool_file *f, const struct spool_item *item, uint64_t bytes_of_records)
 {
-	return f->end + bytes_of_records + COMMIT_BYTES <= f->bytes;
+	return group_fits(f, bytes_of_records) && f->header.number > item->above;
 }
 
 static bool
@@ -530,7 +315,8 @@ is_too_big(const struct spool_writer *w, const struct spool_item *item)
 	for (int i = 0; i < item->n_records; i++)
 		if (item->records[i].payload_bytes > RECORD_PAYLOAD_MAX)
 			return true;
-	return 2 * RECORD_BLOCK + item_bytes(item) + COMMIT_BYTES > w->options.segment_bytes;
+	return 2 * RECORD_BLOCK + spool_item_bytes(item) + GROUP_COMMIT_BYTES >
+	       w->options.segment_bytes;
 }
 
 /* Moves what goes into the next group from `waiting`; syncs large bodies. Returns the bytes. */
@@ -542,13 +328,13 @@ gather(struct spool_writer *w, struct item_list *waiting, struct item_list *memb
 
 	while (waiting->head != NULL) {
 		struct spool_item *item = waiting->head;
-		uint64_t more = item_bytes(item);
+		uint64_t more = spool_item_bytes(item);
 		int r = 0;
 
-		if (is_too_big(w, item) || !fits(&w->current, bytes + more) ||
+		if (is_too_big(w, item) || !may_hold(&w->current, item, bytes + more) ||
 		    (members->head != NULL && bytes + more > GROUP_BYTES_MAX))
 			break;
-		list_take(waiting);
+		item_list_take(waiting);
 		if (item->large != NULL && (r = large_sync(item->large)) < 0) {
 			struct group large = { .error = r };
 
@@ -556,7 +342,7 @@ gather(struct spool_writer *w, struct item_list *waiting, struct item_list *memb
 			item_finish(done, item, -EAGAIN); /* nothing names it */
 			continue;
 		}
-		list_add(members, item);
+		item_list_add(members, item);
 		bytes += more;
 	}
 	return bytes;
@@ -568,6 +354,7 @@ write_group(struct spool_writer *w, struct item_list *members, uint64_t bytes)
 	struct group *g = &w->group;
 	uint64_t offset = w->current.end;
 	uint64_t began_us = os_boot_us();
+	unsigned n_items = 0;
 
 	group_start(g, &w->current);
 	for (struct spool_item *item = members->head; item != NULL; item = item->next) {
@@ -575,12 +362,15 @@ write_group(struct spool_writer *w, struct item_list *members, uint64_t bytes)
 		    (struct spool_location){ w->current.header.number, (uint32_t)offset };
 		for (int i = 0; i < item->n_records; i++)
 			group_add_record(g, &w->current, &item->records[i]);
-		offset += item_bytes(item);
+		offset += spool_item_bytes(item);
+		n_items++;
 	}
 	if (group_commit(g, &w->current, bytes) < 0)
 		return g->error;
+	w->last_members = n_items;
+	w->last_us = os_boot_us() - began_us;
 	if (w->options.page != NULL && w->options.kind == SEGMENT_INTAKE) {
-		atomic_store(&w->options.page->last_commit_us, os_boot_us() - began_us);
+		atomic_store(&w->options.page->last_commit_us, w->last_us);
 		atomic_fetch_add(&w->options.page->commits, 1);
 	}
 	file_publish(w, &w->current);
@@ -593,7 +383,7 @@ finish_all(struct item_list *members, struct item_list *done, int result)
 	struct spool_item *item;
 	unsigned n = 0;
 
-	while ((item = list_take(members)) != NULL) {
+	while ((item = item_list_take(members)) != NULL) {
 		item_finish(done, item, result);
 		n++;
 	}
@@ -608,7 +398,7 @@ fail_group(
 	struct record_revoke revoke = { w->current.header.number, w->group.first_seq,
 		w->group.last_seq + 1 };
 	struct group *failed = xcalloc(1, sizeof(*failed));
-	struct file broken = w->current;
+	struct spool_file broken = w->current;
 	uint8_t payload[RECORD_REVOKE_BYTES];
 	unsigned n;
 	int r;
@@ -625,11 +415,11 @@ fail_group(
 		return;
 	}
 	if (w->options.kind == SEGMENT_JOURNAL) {
-		r = fits(&w->current, bytes) ? write_group(w, members, bytes) : -ENOSPC;
+		r = group_fits(&w->current, bytes) ? write_group(w, members, bytes) : -ENOSPC;
 	} else {
 		record_put_revoke(&revoke, payload);
-		r = commit_single(&w->group, &w->current, RECORD_REVOKE, RECORD_CRITICAL, payload,
-		    sizeof(payload));
+		r = group_commit_single(&w->group, &w->current, RECORD_REVOKE, RECORD_CRITICAL,
+		    payload, sizeof(payload));
 		if (r == 0)
 			file_publish(w, &w->current);
 	}
@@ -655,11 +445,11 @@ hand_back(struct spool_writer *w, struct item_list *done)
 	bool any = done->head != NULL;
 
 	pthread_mutex_lock(&w->lock);
-	while ((item = list_take(done)) != NULL)
-		list_add(&w->finished, item);
+	while ((item = item_list_take(done)) != NULL)
+		item_list_add(&w->finished, item);
 	pthread_mutex_unlock(&w->lock);
 	if (any)
-		poke(w->event_fd);
+		os_event_set(w->event_fd);
 }
 
 static void
@@ -667,7 +457,7 @@ answer_all(struct spool_writer *w, struct item_list *waiting)
 {
 	struct item_list done;
 
-	list_init(&done);
+	item_list_init(&done);
 	finish_all(waiting, &done, w->options.kind == SEGMENT_JOURNAL ? -EIO : -EAGAIN);
 	hand_back(w, &done);
 }
@@ -685,7 +475,7 @@ compaction_forget(struct compaction *c)
 {
 	struct spool_item *item;
 
-	while ((item = list_take(&c->items)) != NULL)
+	while ((item = item_list_take(&c->items)) != NULL)
 		free(item);
 	c->bytes = 0;
 }
@@ -697,13 +487,14 @@ compaction_flush(struct compaction *c)
 
 	if (c->items.head == NULL)
 		return 0;
-	if (!fits(&c->w->current, c->bytes)) {
+	if (!group_fits(&c->w->current, c->bytes)) {
 		end_current(c->w);
 		if (!take_spare(c->w))
 			r = -EIO;
 	}
 	if (r == 0)
-		r = write_group(c->w, &c->items, c->bytes);
+		r = group_fits(&c->w->current, c->bytes) ? write_group(c->w, &c->items, c->bytes)
+		                                         : -EMSGSIZE;
 	compaction_forget(c);
 	return r;
 }
@@ -716,7 +507,8 @@ compaction_write(void *arg, uint8_t type, const void *payload, size_t len)
 	int r = 0;
 
 	if (type == RECORD_SNAPSHOT)
-		return commit_single(&c->w->group, &c->w->current, type, 0, payload, (uint32_t)len);
+		return group_commit_single(
+		    &c->w->group, &c->w->current, type, 0, payload, (uint32_t)len);
 	if (payload == NULL || c->bytes + record_bytes((uint32_t)len) > COMPACTION_GROUP_BYTES)
 		r = compaction_flush(c);
 	if (payload == NULL || r < 0)
@@ -724,8 +516,8 @@ compaction_write(void *arg, uint8_t type, const void *payload, size_t len)
 	item = xcalloc(1, sizeof(*item) + len);
 	memcpy(item + 1, payload, len);
 	spool_item_outcome(item, (struct span){ (char *)(item + 1), len });
-	list_add(&c->items, item);
-	c->bytes += item_bytes(item);
+	item_list_add(&c->items, item);
+	c->bytes += spool_item_bytes(item);
 	return 0;
 }
 
@@ -746,7 +538,7 @@ compact_if_due(struct spool_writer *w)
 		return;
 	first = w->current.header.number;
 	what.bytes_before = before;
-	list_init(&compaction.items);
+	item_list_init(&compaction.items);
 	r = journal_compact(
 	    w->options.dirfd, first, compaction_write, &compaction, &what.bytes_after);
 	compaction_forget(&compaction);
@@ -770,20 +562,23 @@ commit_waiting(struct spool_writer *w, struct item_list *waiting)
 {
 	while (waiting->head != NULL) {
 		struct item_list members, done;
-		uint64_t bytes, first = item_bytes(waiting->head);
+		uint64_t bytes, first = spool_item_bytes(waiting->head);
 
-		list_init(&members);
-		list_init(&done);
+		item_list_init(&members);
+		item_list_init(&done);
 		if (is_too_big(w, waiting->head)) {
-			item_finish(&done, list_take(waiting), -EMSGSIZE);
+			item_finish(&done, item_list_take(waiting), -EMSGSIZE);
 			hand_back(w, &done);
 			continue;
 		}
-		if (file_is_open(&w->current) && !fits(&w->current, first))
-			end_current(w);
-		if (!file_is_open(&w->current) && !take_spare(w)) {
-			answer_all(w, waiting);
-			return;
+		/* a spare that was made long ago may have too low a number as well */
+		while (!file_is_open(&w->current) || !may_hold(&w->current, waiting->head, first)) {
+			if (file_is_open(&w->current))
+				end_current(w);
+			if (!take_spare(w)) {
+				answer_all(w, waiting);
+				return;
+			}
 		}
 		bytes = gather(w, waiting, &members, &done);
 		if (members.head != NULL) {
@@ -813,13 +608,41 @@ renew_ids(struct spool_writer *w)
 	(void)take_spare(w);
 }
 
+/* How long the committer waits before the next group, so that more goes with it. Those whose message was just
+ * answered come back at once with their next one, if they have any: with them a sync does for twice as
+ * many, as long as the wait is shorter than a sync. A client that is alone waits for nobody. Nobody waits for an
+ * outcome: what a kill may repeat is bounded by delivery. */
+static uint64_t
+pause_us(const struct spool_writer *w)
+{
+	uint64_t us = w->last_us / 2;
+
+	if (w->options.kind == SEGMENT_JOURNAL)
+		us = w->last_us > OUTCOME_PAUSE_US ? w->last_us : OUTCOME_PAUSE_US;
+	else if (w->last_members < 2)
+		us = 0;
+	return us < PAUSE_MOST_US ? us : PAUSE_MOST_US;
+}
+
+static void
+gather_more(struct spool_writer *w)
+{
+	uint64_t us = pause_us(w);
+
+	w->wanted =
+	    w->options.kind == SEGMENT_JOURNAL ? OUTCOMES_WANTED : w->n_submitted + w->last_members;
+	if (w->n_submitted < w->wanted && us > 0 && !w->stop)
+		os_condition_wait(&w->work, &w->lock, us); /* or until it is woken for anything */
+	w->wanted = 0;
+}
+
 static void *
 committer_run(void *arg)
 {
 	struct spool_writer *w = arg;
 	struct item_list waiting;
 
-	list_init(&waiting);
+	item_list_init(&waiting);
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
 		struct spool_item *item;
@@ -837,11 +660,14 @@ committer_run(void *arg)
 			continue;
 		}
 		w->oldest_ms = w->submitted.head->submitted_ms;
-		while ((item = list_take(&w->submitted)) != NULL)
-			list_add(&waiting, item);
+		while ((item = item_list_take(&w->submitted)) != NULL)
+			item_list_add(&waiting, item);
+		w->n_submitted = 0;
 		pthread_mutex_unlock(&w->lock);
+		w->last_members = 0;
 		commit_waiting(w, &waiting);
 		pthread_mutex_lock(&w->lock);
+		gather_more(w);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return NULL;
@@ -876,7 +702,7 @@ static void
 writer_free(struct spool_writer *w)
 {
 	if (w->event_fd >= 0)
-		close(w->event_fd);
+		os_close(w->event_fd);
 	pthread_cond_destroy(&w->prepare);
 	pthread_cond_destroy(&w->work);
 	pthread_mutex_destroy(&w->lock);
@@ -887,7 +713,6 @@ static struct spool_writer *
 writer_new(const struct spool_writer_options *options)
 {
 	struct spool_writer *w = xcalloc(1, sizeof(*w));
-	pthread_condattr_t monotonic;
 
 	w->options = *options;
 	if (w->options.segment_bytes == 0)
@@ -898,16 +723,13 @@ writer_new(const struct spool_writer_options *options)
 		w->options.segment_bytes = SEGMENT_BYTES_MOST;
 	w->options.segment_bytes -= w->options.segment_bytes % RECORD_BLOCK;
 	w->current.fd = w->spare.fd = w->ending.fd = w->event_fd = -1;
-	list_init(&w->submitted);
-	list_init(&w->finished);
+	item_list_init(&w->submitted);
+	item_list_init(&w->finished);
 	w->reports_tail = &w->reports;
 	w->spare_wanted = true;
 	pthread_mutex_init(&w->lock, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&w->work, &monotonic);
-	pthread_cond_init(&w->prepare, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	os_condition_init(&w->work);
+	os_condition_init(&w->prepare);
 	return w;
 }
 
@@ -917,17 +739,15 @@ spool_writer_open(const struct spool_writer_options *options, struct spool_write
 	struct spool_writer *w = writer_new(options);
 	int r;
 
-	w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (w->event_fd < 0) {
-		r = -errno;
+	r = w->event_fd = os_event_open();
+	if (r < 0)
 		goto fail;
-	}
 	r = file_create(w, &w->current);
 	if (r < 0)
 		goto fail;
 	if (w->options.kind == SEGMENT_JOURNAL)
 		w->journal_bytes = journal_bytes_on_disk(w->options.dirfd);
-	set_failed(w, false);
+	set_failed(w, 0);
 	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
 	r = start_threads(w);
 	if (r < 0) {
@@ -994,16 +814,13 @@ spool_writer_dispatch(struct spool_writer *w)
 	struct report_node *reports;
 	struct spool_item *item;
 	struct item_list done;
-	uint64_t count;
 
-	if (read(w->event_fd, &count, sizeof(count)) < 0) {
-		/* EAGAIN: nobody has poked; there may be something all the same */
-	}
+	os_event_clear(w->event_fd);
 	pthread_mutex_lock(&w->lock);
 	done = w->finished;
 	if (done.head == NULL)
-		list_init(&done);
-	list_init(&w->finished);
+		item_list_init(&done);
+	item_list_init(&w->finished);
 	reports = w->reports;
 	w->reports = NULL;
 	w->reports_tail = &w->reports;
@@ -1016,18 +833,31 @@ spool_writer_dispatch(struct spool_writer *w)
 			w->options.report(w->options.report_arg, &node->report);
 		free(node);
 	}
-	while ((item = list_take(&done)) != NULL)
+	while ((item = item_list_take(&done)) != NULL)
 		item->done(item, item->arg);
+}
+
+/* Who sends fast would use up min-free and more before anybody looks again. */
+static void
+note_room_taken(struct spool_writer *w, const struct spool_item *item)
+{
+	uint64_t bytes =
+	    spool_item_bytes(item) + (item->large != NULL ? large_bytes(item->large) : 0);
+
+	w->room.free_bytes -= bytes < w->room.free_bytes ? bytes : w->room.free_bytes;
 }
 
 void
 spool_writer_submit(struct spool_writer *w, struct spool_item *item)
 {
+	note_room_taken(w, item);
 	item->submitted_ms = os_boot_ms();
 	pthread_mutex_lock(&w->lock);
 	assert(!w->stop);
-	list_add(&w->submitted, item);
-	pthread_cond_broadcast(&w->work);
+	item_list_add(&w->submitted, item);
+	w->n_submitted++;
+	if (w->n_submitted >= w->wanted)
+		pthread_cond_broadcast(&w->work);
 	pthread_mutex_unlock(&w->lock);
 }
 
@@ -1080,40 +910,4 @@ spool_writer_room(struct spool_writer *w, struct os_room *out)
 		return w->room_error;
 	*out = w->room;
 	return 0;
-}
-
-void
-spool_item_message(struct spool_item *item, struct span envelope, const struct iovec *body,
-    int n_body, struct large *large)
-{
-	struct spool_record *head = &item->records[0], *tail = &item->records[1];
-	uint64_t bytes = 0;
-
-	for (int i = 0; i < n_body; i++)
-		bytes += body[i].iov_len;
-	*head = (struct spool_record){
-		.type = RECORD_ENVELOPE, .payload_bytes = (uint32_t)envelope.len, .n_iov = 1
-	};
-	head->one = (struct iovec){ (void *)(uintptr_t)envelope.data, envelope.len };
-	head->iov = &head->one;
-	item->n_records = large != NULL ? 1 : 2;
-	item->large = large;
-	*tail = (struct spool_record){ .type = RECORD_BODY,
-		.payload_bytes = bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)bytes,
-		.iov = body,
-		.n_iov = n_body };
-}
-
-void
-spool_item_outcome(struct spool_item *item, struct span payload)
-{
-	struct spool_record *record = &item->records[0];
-
-	*record = (struct spool_record){
-		.type = RECORD_OUTCOME, .payload_bytes = (uint32_t)payload.len, .n_iov = 1
-	};
-	record->one = (struct iovec){ (void *)(uintptr_t)payload.data, payload.len };
-	record->iov = &record->one;
-	item->n_records = 1;
-	item->large = NULL;
 }

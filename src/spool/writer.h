@@ -1,6 +1,8 @@
 /* writer.h - group commit. One writer per process and kind; its thread alone touches its files, so a
- * disk that hangs stops no event loop. Everything that waits goes out in one write and one fdatasync;
- * there is no timer.
+ * disk that hangs stops no event loop. Everything that waits goes out in one write and one fdatasync. What
+ * comes while nothing is under way goes at once. After a group of several the writer waits for half as long as
+ * that took, so that those who were just answered are in the next one with the rest; a journal's, for whose
+ * outcomes nobody waits, after each for as long, at least 1 ms. Never for more than 5 ms.
  *
  * A caller prepares an item, submits it, and hears its result in its own thread, from
  * spool_writer_dispatch():
@@ -23,52 +25,15 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "base/base.h"
 #include "base/os.h"
 #include "base/span.h"
-#include "spool/large.h"
-#include "spool/record.h"
+#include "spool/item.h"
 #include "spool/segment.h"
 #include "spool/shared_page.h"
 
 struct spool_writer;
-
-/* One record of an item. The writer fills header and trailer. */
-struct spool_record {
-	uint8_t type, flags;
-	uint8_t trailer_bytes;
-	uint32_t payload_bytes;
-	const struct iovec *iov; /* borrowed until done() */
-	int n_iov;
-	struct iovec one; /* for a payload in one piece */
-	uint8_t header[RECORD_HEADER_BYTES];
-	uint8_t trailer[RECORD_TRAILER_MAX];
-};
-
-/* Caller's storage, borrowed from submit until done() has been called, which may free it. It may
- * not be dropped earlier: a session that gives up lets go of its item and leaves it to done(). */
-struct spool_item {
-	struct spool_item *next; /* the writer's, as is submitted_ms */
-	uint64_t submitted_ms;
-	struct spool_record records[2];
-	int n_records;
-	struct large *large; /* taken by submit; NULL: none */
-	void (*done)(struct spool_item *item, void *arg);
-	void *arg;
-	/* set before done(): */
-	int result;
-	struct spool_location location; /* of the first record, if result is 0 */
-};
-
-/* A message. `envelope` is what envelope_encode() gave; body in pieces (n_body 0 with `large`: the
- * body stands in large/ID; both empty: an empty body). All borrowed until done(); `large` is taken
- * by submit: it is closed whatever happens, and unlinked unless the result is 0 or -EIO. */
-void spool_item_message(struct spool_item *item, struct span envelope, const struct iovec *body,
-    int n_body, struct large *large);
-/* An outcome. `payload` is what journal_encode() gave, borrowed until done(). */
-void spool_item_outcome(struct spool_item *item, struct span payload);
 
 /* Told in the caller's thread by dispatch, for the log (F12). */
 enum spool_report_kind {
@@ -119,7 +84,17 @@ uint64_t spool_writer_waiting_ms(struct spool_writer *w);
 /* A new queue ID (intake, delivery), never given before in this directory. Any thread. 0: there
  * is none until the next segment (16 million were asked for in this one): refuse mail. */
 uint64_t spool_writer_next_id(struct spool_writer *w);
-/* Room on the file system, at most a second old. Compare free_bytes with spool.min-free. */
+/* Room on the file system, at most a second ago, less what was submitted since then. Compare free_bytes
+ * with spool.min-free. The thread that submits. */
 int spool_writer_room(struct spool_writer *w, struct os_room *out) MUST_CHECK;
+
+/* Is there room for `bytes` with `least_bytes` (spool.min-free) left, and for some files? */
+#define SPOOL_FREE_FILES_LEAST 16
+static inline bool
+spool_has_room(const struct os_room *room, uint64_t least_bytes, uint64_t bytes)
+{
+	return room->free_bytes >= least_bytes && room->free_bytes - least_bytes >= bytes &&
+	       room->free_files >= SPOOL_FREE_FILES_LEAST;
+}
 
 #endif

@@ -52,6 +52,11 @@ acquire_exit_code(int r)
 		return EX_NOPERM;
 	case EINVAL:
 		return EX_CONFIG;
+	case EIO:
+	case EROFS:
+	case ENOSPC:
+	case EDQUOT:
+		return EX_IOERR;
 	default:
 		return EX_OSERR;
 	}

@@ -245,6 +245,7 @@ void
 child_kill(struct child *child)
 {
 	child->is_killed = true;
+	child->killed_ms = child_now_ms();
 	(void)kill(child->pid, SIGKILL);
 }
 

@@ -23,8 +23,10 @@ struct child {
 	struct password_runner *passwords; /* delivery only; NULL for intake */
 	uint64_t started_ms, alive_ms;     /* monotonic: child_now_ms() */
 	uint64_t deadline_ms;              /* stopping: SIGKILL then; 0: not stopping */
+	uint64_t killed_ms;                /* when, if is_killed */
 	bool is_ready;
 	bool is_killed; /* by us, because it was silent or late */
+	bool was_told;  /* that it does not die of it */
 
 	void (*on_ready)(void *arg, struct child *child); /* once */
 	void *arg;

@@ -17,6 +17,8 @@
 #include "supervisor/port_owner.h"
 #include "supervisor/service_manager.h"
 
+#define REFUSALS_MOST 100 /* of one socket at a time */
+
 struct opening {
 	const struct config *config;
 	const struct privileges *p;
@@ -407,7 +409,8 @@ note_unused(const struct listeners *passed, const struct listeners *l)
 		if (find_same(l, &passed->items[i].sa) == NULL) {
 			print_address(&passed->items[i].sa, address, sizeof(address));
 			log_warning("config.warned", KV_STR("listener", address),
-			    KV_WHY("systemd passes this socket, but no listen block names it"),
+			    KV_WHY("systemd passes this socket, but no listen block names it: who "
+			           "connects there gets 421"),
 			    KV_FIX("add the listen block, or take ListenStream= out of "
 			           "relayd.socket"));
 		}
@@ -433,6 +436,32 @@ listeners_open(struct config *config, const struct privileges *p, const struct l
 	note_unused(passed, l);
 	*out = l;
 	return 0;
+}
+
+static void
+refuse(const struct listener *item)
+{
+	static const char reply[] =
+	    "421 4.3.2 relayd does not serve this socket: no listen block names it\r\n";
+
+	for (int i = 0; i < REFUSALS_MOST; i++) {
+		int fd = accept4(item->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd < 0)
+			return;
+		(void)!send(fd, reply, sizeof(reply) - 1, MSG_NOSIGNAL);
+		close(fd);
+	}
+}
+
+void
+listeners_refuse(
+    const struct listeners *passed, const struct listeners *now, const struct listeners *next)
+{
+	for (size_t i = 0; i < passed->n; i++)
+		if (find_same(now, &passed->items[i].sa) == NULL &&
+		    find_same(next, &passed->items[i].sa) == NULL)
+			refuse(&passed->items[i]);
 }
 
 static void

@@ -34,6 +34,11 @@ int listeners_open(struct config *config, const struct privileges *p,
     const struct listeners *passed, const struct listeners *old, config_problem_fn *problem,
     void *arg, struct listeners **out) MUST_CHECK;
 
+/* Whoever has come to a passed socket that neither `now` nor `next` (NULL: none) names gets a 421 and the
+ * end: we cannot close it, systemd has it open, and it would be silent for ever. Never waits. */
+void listeners_refuse(
+    const struct listeners *passed, const struct listeners *now, const struct listeners *next);
+
 /* Closes all, and removes the names of unix sockets that are ours and not in `successor` (NULL is
  * fine for both). */
 void listeners_close(struct listeners *l, const struct listeners *successor);

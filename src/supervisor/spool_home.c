@@ -87,6 +87,24 @@ open_directory(const char *path, const struct privileges *p, int *out)
 	return 0;
 }
 
+/* Reading is ended without a word; who could write may have left something behind, and what is his the
+ * spool passes over (segment_is_own()). */
+static void
+close_to_others(const struct check *c, int fd, mode_t mode)
+{
+	bool is_closed = (mode & 0077) == 0 || fchmod(fd, 0700) == 0;
+	char why[128];
+
+	if ((mode & 0022) == 0)
+		return;
+	snprintf(why, sizeof(why), "mode %04o: others than relayd %s write here, and %s",
+	    (unsigned)mode & 07777, is_closed ? "could" : "may",
+	    is_closed ? "it is 0700 now" : "it is not ours to change");
+	log_warning("config.warned", KV_STR("directory", c->directory), KV_WHY(why),
+	    KV_FIX(is_closed ? "look for files of others in it: their mail is not sent"
+	                     : "give the directory to relayd's user, mode 0700"));
+}
+
 static int
 check_owner(const struct check *c, int fd)
 {
@@ -96,24 +114,19 @@ check_owner(const struct check *c, int fd)
 		return tell(c, -errno, "%s", strerror(errno));
 	/* a volume that a container's host made as root is fine if we may write it */
 	if (st.st_uid != c->p->uid && st.st_uid != 0)
-		return tell(c, -EPERM,
-		    "belongs to uid %u, but relayd runs as uid %u: chown -R %u \"%s\"",
-		    (unsigned)st.st_uid, (unsigned)c->p->uid, (unsigned)c->p->uid, c->directory);
+		return tell(c, -EINVAL,
+		    "belongs to uid %u (mode %04o), but relayd runs as uid %u: chown -R %u \"%s\"",
+		    (unsigned)st.st_uid, (unsigned)st.st_mode & 07777, (unsigned)c->p->uid,
+		    (unsigned)c->p->uid, c->directory);
 	if (st.st_uid != c->p->uid && c->p->must_drop)
-		return tell(c, -EPERM, "belongs to root, but relayd runs as %s: chown -R %s \"%s\"",
-		    c->p->name, c->p->name, c->directory);
+		return tell(c, -EINVAL,
+		    "belongs to root (mode %04o), but relayd runs as %s: chown -R %s \"%s\"",
+		    (unsigned)st.st_mode & 07777, c->p->name, c->p->name, c->directory);
 	if (geteuid() != 0 && faccessat(fd, ".", R_OK | W_OK | X_OK, AT_EACCESS) < 0)
 		return tell(c, -errno, "may not be written by uid %u (owner uid %u, mode %04o): %s",
 		    (unsigned)geteuid(), (unsigned)st.st_uid, (unsigned)st.st_mode & 07777,
 		    strerror(errno));
-	if ((st.st_mode & 0077) == 0)
-		return 0;
-	if (fchmod(fd, 0700) == 0)
-		return 0;
-	if ((st.st_mode & 0022) != 0)
-		log_warning("config.warned", KV_STR("directory", c->directory),
-		    KV_WHY("others than relayd may write here, and it is not ours to change"),
-		    KV_FIX("give the directory to relayd's user, mode 0700"));
+	close_to_others(c, fd, st.st_mode);
 	return 0;
 }
 
@@ -140,6 +153,16 @@ check_file_system(const struct check *c, int fd)
 			log_warning("config.warned", KV_STR("directory", c->directory),
 			    KV_STR("file_system", doubtful[i].name), KV_WHY(doubtful[i].why),
 			    KV_FIX("put spool { directory } on a local disk or a volume"));
+}
+
+static void
+check_min_free(const struct check *c, const struct config *config)
+{
+	if (config->spool.min_free_bytes == 0)
+		log_warning("config.warned", KV_STR("directory", c->directory),
+		    KV_WHY("spool { min-free } = 0: mail may take the room that delivery needs for "
+		           "what became of it; then nothing leaves until somebody makes room"),
+		    KV_FIX("take it out: the default is 96M, or six of segment if that is more"));
 }
 
 /* The relayd that wrote its number into the lock; 0: nobody can tell. */
@@ -193,6 +216,8 @@ take_lock(const struct check *c, int dir_fd, int *out)
 	int fd, len, r;
 
 	fd = openat(dir_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == ENXIO || errno == ENODEV))
+		return tell(c, -EINVAL, "lock is not a file of its own: remove it");
 	if (fd < 0)
 		return tell(c, -errno, "cannot open lock: %s", strerror(errno));
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1) {
@@ -224,7 +249,7 @@ spool_home_open(const struct config *config, const struct privileges *p, config_
 
 	r = open_directory(c.directory, p, &dir_fd);
 	if (r == -ELOOP || r == -ENOTDIR)
-		return tell(&c, r,
+		return tell(&c, -EINVAL,
 		    "is not a directory, or a symbolic link to one: name the directory "
 		    "itself in spool { directory }");
 	if (r < 0)
@@ -238,10 +263,36 @@ spool_home_open(const struct config *config, const struct privileges *p, config_
 	if (r < 0)
 		goto fail;
 	check_file_system(&c, dir_fd);
+	check_min_free(&c, config);
 	*out = (struct spool_home){ .dir_fd = dir_fd, .lock_fd = lock_fd };
 	return 0;
 fail:
 	close(dir_fd);
+	return r;
+}
+
+/* Bodies and what is set aside go through its name: it has to be a directory, and nobody else's. */
+static int
+check_subdirectory(const struct check *c, int dir_fd, const char *name)
+{
+	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), r = 0;
+	struct stat st;
+
+	if (fd < 0 && (errno == ELOOP || errno == ENOTDIR))
+		return tell(c, -EINVAL,
+		    "\"%s\" in it is not a directory, or a symbolic link to one: move it away",
+		    name);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		r = tell(c, -errno, "\"%s\" in it cannot be opened: %s", name, strerror(errno));
+	else if (!segment_is_own(dir_fd, &st))
+		r = tell(c, -EINVAL, "\"%s\" in it belongs to uid %u (mode %04o): move it away",
+		    name, (unsigned)st.st_uid, (unsigned)st.st_mode & 07777);
+	else if ((st.st_mode & 0022) != 0 && fchmod(fd, 0700) < 0)
+		r = tell(c, -EINVAL,
+		    "\"%s\" in it may be written by others (mode %04o): chmod 700 it", name,
+		    (unsigned)st.st_mode & 07777);
+	if (fd >= 0)
+		close(fd);
 	return r;
 }
 
@@ -252,7 +303,10 @@ spool_home_prepare(const struct spool_home *home, const struct config *config,
 	struct check c = { config->spool.directory, NULL, problem, arg };
 	int r = segment_prepare_directory(home->dir_fd);
 
-	return r < 0 ? tell(&c, r, "cannot be put in order: %s", strerror(-r)) : 0;
+	if (r < 0)
+		return tell(&c, r, "cannot be put in order: %s", strerror(-r));
+	r = check_subdirectory(&c, home->dir_fd, "large");
+	return r == 0 ? check_subdirectory(&c, home->dir_fd, "quarantine") : r;
 }
 
 void

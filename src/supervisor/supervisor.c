@@ -26,6 +26,7 @@
 #define RESTART_MOST_MS 30000   /* ... each further twice as long, to this */
 #define RESTART_FORGET_MS 60000 /* a run of so long was a good one */
 #define HOPELESS_MS 10000       /* after an exit code that says that a restart will not help */
+#define DYING_MS 5000           /* what was killed and is still there then does not die */
 #define KILL_GRACE_MS 3000      /* what a worker gets beyond drain_ms to end by itself */
 #define DEGRADED_AFTER 3        /* failed starts of delivery after which intake alone is "ready" */
 #define RELOAD_TRIES 3          /* failed starts of a new intake after which a reload is off */
@@ -210,6 +211,7 @@ stop_child(struct supervisor *sup, struct child *child)
 static void
 note_ready(struct supervisor *sup)
 {
+	const struct config *config = sup->current->config;
 	const struct child *intake = serving(sup, CHILD_INTAKE, sup->current);
 	const struct child *delivery = serving(sup, CHILD_DELIVERY, sup->current);
 	bool intake_ready = intake != NULL && intake->is_ready;
@@ -219,8 +221,9 @@ note_ready(struct supervisor *sup)
 	if (sup->is_stopping || sup->next != NULL)
 		return;
 	if (intake_ready && delivery_ready)
-		set_status(sup, "serving %zu listeners, %zu upstreams",
-		    sup->current->config->n_listen, sup->current->config->n_upstreams);
+		set_status(sup, "serving %zu listener%s, %zu upstream%s", config->n_listen,
+		    config->n_listen == 1 ? "" : "s", config->n_upstreams,
+		    config->n_upstreams == 1 ? "" : "s");
 	else
 		set_status(sup, "%s%s", intake_ready ? "accepting mail" : "not accepting mail",
 		    delivery_ready ? ""
@@ -232,11 +235,11 @@ note_ready(struct supervisor *sup)
 	service_manager_ready(sup->status);
 	if (!sup->was_started)
 		log_info("daemon.started", KV_STR("version", PACKAGE_VERSION),
-		    KV_INT("pid", getpid()), KV_STR("config", sup->current->config->path),
-		    KV_INT("listeners", (int64_t)sup->current->config->n_listen),
-		    KV_INT("upstreams", (int64_t)sup->current->config->n_upstreams));
+		    KV_INT("pid", getpid()), KV_STR("config", config->path),
+		    KV_INT("listeners", (int64_t)config->n_listen),
+		    KV_INT("upstreams", (int64_t)config->n_upstreams));
 	else if (sup->was_committed)
-		log_info("config.reloaded", KV_STR("config", sup->current->config->path));
+		log_info("config.reloaded", KV_STR("config", config->path));
 	sup->was_started = true;
 	sup->was_committed = false;
 }
@@ -275,21 +278,36 @@ on_child_ready(void *arg, struct child *child)
 
 /* ---- the end of a child ---- */
 
+/* It was told to stop and did, or had to be killed for it: a crash on the way out is a death. */
+static bool
+is_stopped(const struct child *child, int wait_status)
+{
+	int sig = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+
+	return child->deadline_ms != 0 &&
+	       (child->is_killed || sig == 0 || sig == SIGTERM || sig == SIGKILL);
+}
+
 static void
 log_end(const struct child *child, int wait_status)
 {
-	char how[96];
+	int sig = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+	char how[192];
 
 	if (child->is_killed && child->deadline_ms == 0)
 		snprintf(how, sizeof(how), "killed: it was silent");
 	else if (child->is_killed)
 		snprintf(how, sizeof(how), "killed: it did not end in time");
-	else if (WIFSIGNALED(wait_status))
-		snprintf(how, sizeof(how), "ended by signal %d (%s)", WTERMSIG(wait_status),
-		    strsignal(WTERMSIG(wait_status)));
+	else if (sig == SIGSYS)
+		snprintf(how, sizeof(how),
+		    "ended by signal %d (%s): a sandbox forbids what it tried; the kernel's log "
+		    "(dmesg) names it: type=1326 pid=%d syscall=...",
+		    sig, strsignal(sig), (int)child->pid);
+	else if (sig != 0)
+		snprintf(how, sizeof(how), "ended by signal %d (%s)", sig, strsignal(sig));
 	else
 		snprintf(how, sizeof(how), "ended with exit code %d", WEXITSTATUS(wait_status));
-	if (child->deadline_ms != 0)
+	if (is_stopped(child, wait_status))
 		log_info("worker.stopped", KV_STR("worker", child_program(child->role)),
 		    KV_INT("pid", child->pid), KV_WHY(how));
 	else
@@ -503,7 +521,7 @@ forgive_silence(struct supervisor *sup, uint64_t now_ms)
 {
 	if (now_ms - sup->last_tick_ms > 10 * TICK_MS)
 		for (struct child *child = sup->children; child != NULL; child = child->next)
-			child->alive_ms = now_ms;
+			child->alive_ms = child->killed_ms = now_ms;
 	sup->last_tick_ms = now_ms;
 }
 
@@ -523,16 +541,42 @@ watch_child(struct child *child, uint64_t now_ms)
 	}
 }
 
-/* The watchdog is fed as long as each worker turns or is being replaced: a worker that was killed and
- * does not die (its disk hangs) starves it. */
+/* It was killed and does not die (its disk hangs), and nobody can take its place: for an intake that was
+ * told to stop another serves already, but of delivery there is only one at a time. */
+static bool
+is_in_the_way(const struct child *child, uint64_t now_ms)
+{
+	bool is_replaced = child->role == CHILD_INTAKE && child->deadline_ms != 0;
+
+	return child->is_killed && !is_replaced && now_ms >= child->killed_ms + DYING_MS;
+}
+
+/* The watchdog is fed as long as each worker turns or is being replaced. Gives the one that starves it. */
+static struct child *
+find_undead(const struct supervisor *sup, uint64_t now_ms)
+{
+	struct child *child = sup->children;
+
+	while (child != NULL && !is_in_the_way(child, now_ms))
+		child = child->next;
+	return child;
+}
+
 static void
 feed_watchdog(struct supervisor *sup, uint64_t now_ms)
 {
-	if (sup->watchdog_ms == 0 || now_ms - sup->fed_ms < sup->watchdog_ms / 4)
+	struct child *undead = find_undead(sup, now_ms);
+
+	if (undead != NULL && !undead->was_told) {
+		undead->was_told = true;
+		log_error("worker.hung", KV_STR("worker", child_program(undead->role)),
+		    KV_INT("pid", undead->pid),
+		    KV_WHY("it was killed and does not die: no other can be started, and "
+		           "systemd's watchdog is not fed any more"),
+		    KV_FIX("find out what it waits for (its state in ps, dmesg)"));
+	}
+	if (undead != NULL || sup->watchdog_ms == 0 || now_ms - sup->fed_ms < sup->watchdog_ms / 4)
 		return;
-	for (const struct child *child = sup->children; child != NULL; child = child->next)
-		if (child->deadline_ms == 0 && now_ms - child->alive_ms >= SILENCE_MS + 5 * TICK_MS)
-			return;
 	sup->fed_ms = now_ms;
 	service_manager_alive();
 }
@@ -549,6 +593,8 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 	for (struct child *child = sup->children; child != NULL; child = child->next)
 		watch_child(child, now_ms);
 	feed_watchdog(sup, now_ms);
+	listeners_refuse(sup->held.passed, sup->current->listeners,
+	    sup->next != NULL ? sup->next->listeners : NULL);
 	note_ready(sup);
 	if (sup->reload_wanted && may_reload(sup))
 		reload(sup);
@@ -593,8 +639,8 @@ start(struct supervisor *sup)
 	struct config *config;
 	int r = load(sup->options, on_stderr, &config);
 
-	if (r < 0)
-		return EX_CONFIG;
+	if (r < 0) /* EX_CONFIG is for good: systemd does not start us again */
+		return config_is_starved(r) ? EX_OSERR : EX_CONFIG;
 	log_open("relayd", config->log.target, config->log.level);
 	r = acquire(config, &sup->held, &listeners);
 	if (r < 0) {
@@ -635,6 +681,7 @@ supervisor_run(const struct supervisor_options *options)
 	struct supervisor sup = { .options = options, .held = HOLDINGS_NONE };
 	int code;
 
+	loop_use_memory();
 	acquire_confine();
 	code = start(&sup);
 	if (code == EX_OK) {

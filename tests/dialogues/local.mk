@@ -2,7 +2,7 @@ check_PROGRAMS += run_dialogues
 run_dialogues_SOURCES = tests/dialogues/run_dialogues.c
 run_dialogues_LDADD = $(SMTP_LIBS) libbase.a
 TESTS += run_dialogues
-EXTRA_DIST += tests/dialogues/README $(DIALOGUES)
+EXTRA_DIST += tests/dialogues/README tests/dialogues/end-of-data.vectors $(DIALOGUES)
 DIALOGUES = \
 	tests/dialogues/addresses.txt \
 	tests/dialogues/auth.txt \
@@ -24,6 +24,7 @@ DIALOGUES = \
 	tests/dialogues/http.txt \
 	tests/dialogues/line_end_reject.txt \
 	tests/dialogues/line_ends.txt \
+	tests/dialogues/long_command_pieces.txt \
 	tests/dialogues/long_line.txt \
 	tests/dialogues/loop.txt \
 	tests/dialogues/loop_own.txt \

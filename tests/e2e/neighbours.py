@@ -183,6 +183,7 @@ class Exim(Neighbour):
             pid_file_path = {self.where}/spool/pid
             primary_hostname = exim.test
             local_interfaces = 127.0.0.1
+            smtp_accept_queue_per_connection = 0
             daemon_smtp_ports = {self.port} : {self.tls_port}
             tls_on_connect_ports = {self.tls_port}
             tls_advertise_hosts = *

@@ -3,7 +3,8 @@
     sink.rules["RCPT"] = lambda session, argument: "550 5.1.1 no" if "bad@" in argument else None
 
 A rule gets each command (CONNECT for the greeting, END with the whole body) and gives a reply, or None
-for the usual one; it may also sleep, or raise Gone to hang up without a word.
+for the usual one; it may also sleep, or raise Gone to hang up without a word. KEPT is called when a message
+has been kept and before that is said.
 """
 
 import socket
@@ -30,6 +31,12 @@ class Sink(demo_provider.Provider):
         rule = self.rules.get(verb)
         return rule(session, argument) if rule else None
 
+    def store(self, session, data):
+        number = super().store(session, data)
+        if "KEPT" in self.rules:
+            self.rules["KEPT"](session)
+        return number
+
     def note(self, session, text):
         self.notes.append(text)
 
@@ -42,7 +49,11 @@ class Sink(demo_provider.Provider):
             self.socket.shutdown(socket.SHUT_RDWR)
             self.socket.close()
             self.socket = None
-        for session in self.sessions:
+        self.drop()
+
+    def drop(self):
+        """The connections that are open."""
+        for session in list(self.sessions):
             try:
                 session.connection.shutdown(socket.SHUT_RDWR)
             except OSError:

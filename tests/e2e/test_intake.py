@@ -91,7 +91,8 @@ class Intake:
             raw.settimeout(timeout)
             raw.connect(str(self.unix))
         else:
-            raw = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+            port = address if isinstance(address, int) else self.port
+            raw = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         return Client(raw)
 
     def talk(self, address=None):
@@ -336,21 +337,61 @@ def test_a_full_disk_is_told_at_mail(make):
     assert client.say("NOOP").startswith("250")
 
 
-def test_a_disk_that_is_full_at_start_is_told_until_there_is_room(make, own, request):
-    directory = own / "small"
-    directory.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", directory], capture_output=True,
-                      check=False).returncode:
-        pytest.skip("a file system of its own can only be mounted by root")
-    request.addfinalizer(lambda: subprocess.run(["umount", "-l", directory], check=True))
-    (directory / "filler").write_bytes(b"x" * (60 << 20))
+@pytest.fixture
+def small_disk(own, request):
+    """Makes a file system of that size."""
+    def mount(size):
+        directory = own / "small"
+        directory.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", directory], capture_output=True,
+                          check=False).returncode:
+            pytest.skip("a file system of its own can only be mounted by root")
+        request.addfinalizer(lambda: subprocess.run(["umount", "-l", directory], check=True))
+        return directory
+    return mount
+
+
+def refusals(intake):
+    """The lines that are read without asking for debug."""
+    return [event for event in intake.events("message.rejected") if event["level"] == "warning"]
+
+
+def test_a_full_disk_is_told_once_and_so_is_its_end(make, small_disk):
+    """Not a line for each 452: the first one, a number now and then, and the number of all when there is room."""
+    directory = small_disk("64m")
+    intake = make(spool={"directory": directory / "spool", "min_free": "8M", "segment": "1M"}, limits={"errors": 1000})
+    room = os.statvfs(directory)
+    (directory / "filler").write_bytes(b"x" * (room.f_bavail * room.f_bsize - (4 << 20)))
+    client = intake.talk()
+    wait_for(lambda: client.say("MAIL FROM:<a@x.test>").startswith("452") or client.say("RSET") is None, 10)
+    for _ in range(20):
+        client.send(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n")  # sent ahead, as most do
+        assert [client.reply()[:3] for _ in range(3)] == ["452", "503", "503"]
+    full, = intake.events("spool.full")
+    assert full["free_bytes"] < full["min_free_bytes"] == 8 << 20
+    assert len(refusals(intake)) == 1
+    first, second = wait_for(lambda: len(e := refusals(intake)) == 2 and e, 15)
+    assert first["client"] and second["refused"] == 20 and second["reply"].startswith("452 4.3.1")
+    (directory / "filler").unlink()
+    end, = wait_for(lambda: intake.events("spool.has-room"), 15)
+    assert end["refused"] == 21 and end["down"] > 5 and end["free_bytes"] > 8 << 20
+    assert client.say("MAIL FROM:<a@x.test>").startswith("250")
+    assert len(intake.events("spool.full")) == 1
+
+
+def test_a_disk_that_is_full_at_start_is_told_until_there_is_room(make, small_disk):
+    directory = small_disk("160m")
+    (directory / "filler").write_bytes(b"x" * (156 << 20))
     intake = make(spool={"directory": directory / "spool"})
     client = intake.talk()
     answer = client.say("MAIL FROM:<a@x.test>")
     assert answer.startswith("452 4.3.1") and str(directory) in answer
+    assert client.say("MAIL FROM:<a@x.test>").startswith("452 4.3.1")
+    assert len(refusals(intake)) == 1, "the rest is counted"
     (directory / "filler").unlink()
     wait_for(lambda: client.say("MAIL FROM:<a@x.test>").startswith("250"), 10)
     client.say("RSET")
+    assert intake.events("spool.recovered")[0]["refused"] >= 2
     assert client.message(HEADER + b"\r\nroom again").startswith("250 ")
     assert intake.events("spool.recovered")
 
@@ -371,6 +412,24 @@ def test_a_login_is_ignored_where_the_listener_says_so(make):
         smtp.login("somebody", "anything")
         smtp.sendmail("a@x.test", ["b@x.test"], HEADER + b"\r\nlogged in\r\n")
     assert "anything" not in intake.log()
+
+
+@pytest.mark.parametrize("settings,body,answer,stored", [
+    ({}, b"one\ntwo\rthree", "250", b"one\r\ntwo three\r\n"),
+    ({"line_end": "reject"}, b"one\ntwo", "550 5.5.2", None),
+    ({"line_end": "reject"}, b"one\rtwo", "550 5.5.2", None),
+    ({"line_end": "reject"}, b"one\r\ntwo", "250", b"one\r\ntwo\r\n"),
+    ({}, b"one\0two", "550 5.6.0", None),
+    ({"nul": "space"}, b"one\0two", "250", b"one two\r\n"),
+])
+def test_bytes_that_mail_may_not_hold_are_mended_or_refused_as_the_listener_says(make, settings, body, answer, stored):
+    port = free_port()
+    intake = make(**{f'listen "127.0.0.1:{port}"': settings})
+    client = intake.talk(port)
+    assert client.message(HEADER + b"\r\n" + body).startswith(answer)
+    assert stored is None or intake.has_stored(b"\r\n\r\n" + stored)
+    assert client.message(HEADER + b"\r\nthe next").startswith("250 ")
+    assert len(intake.events("message.accepted")) == (2 if stored else 1)
 
 
 def test_a_session_has_an_end(make):
@@ -414,7 +473,7 @@ def test_one_hundred_thousand_recipients(make):
 
 
 def test_a_client_that_never_reads_is_not_read_either(make):
-    intake = make()
+    intake = make(limits={"commands": 1000000})  # they would end the session before
     client = intake.talk()
     before = intake.rss_bytes()
     client.raw.settimeout(2)
@@ -591,6 +650,21 @@ def test_sigterm_lets_a_message_arrive_and_ends_idle_clients(make):
     assert sending.reply().startswith("421 4.3.2")
     assert intake.process.wait(10) == 0
     assert intake.has_stored(b"first half second half")
+
+
+def test_sigterm_does_not_wait_for_a_client_that_is_silent_in_its_envelope(make):
+    """It has an envelope and no word to say; the drain is 30 s."""
+    intake = make()
+    silent, halting = intake.talk(), intake.talk()
+    silent.envelope()
+    halting.say("MAIL FROM:<a@bench.example>")
+    halting.send(b"RCPT TO:<b@")
+    begin = time.monotonic()
+    intake.process.terminate()
+    assert silent.reply().startswith("421 4.3.2")
+    assert halting.reply().startswith("421 4.3.2")
+    assert intake.process.wait(10) == 0
+    assert 3 < time.monotonic() - begin < 15, "not at once: it may go on in a moment"
 
 
 def test_a_second_sigterm_ends_at_once(make):

@@ -2,6 +2,7 @@
 relayctl status say what is wrong and what to do, and once it is mended the queue drains by itself."""
 
 import json
+import re
 
 import pytest
 
@@ -112,6 +113,47 @@ def auth_again(stage):
 def starttls_refused(stage):
     stage.upstream()
     stage.sink.rules["STARTTLS"] = lambda session, argument: "454 4.7.0 TLS not available"
+
+
+def test_an_upstream_that_closes_on_each_message_is_down_once(relayd, sink):
+    """A login proves nothing then: it would be up and down many times a second, at the provider and in the log."""
+    sink.rules["MAIL"] = lambda session, argument: "421 4.3.2 Service shutting down"
+    relayd.to_sink(sink).start()
+    for i in range(20):
+        relayd.send(f"closed {i}")
+    tries = lambda: [verb for verb, _ in sink.commands if verb == "MAIL"]
+    relayd.wait_event("upstream.down")
+    first = len(tries())
+    wait_for(lambda: len(tries()) > first, 15, why=relayd.log)  # the probe
+    assert first <= 4 and len(tries()) == first + 1, relayd.log()
+    assert len(relayd.events("upstream.down")) == 1 and not relayd.events("upstream.up"), relayd.log()
+    sink.rules.clear()
+    relayd.ctl("retry", "--all")
+    sink.wait(20)
+    assert len(relayd.events("upstream.up")) == 1
+
+
+def test_an_upstream_that_does_not_answer_is_told_long_before_it_is_given_up(relayd):
+    hole = BlackHole()
+    relayd.add_upstream(host="localhost", port=hole.port, tls="starttls").start()
+    relayd.send("waits")
+    wait_for(lambda: "no answer for" in relayd.status(), 10, step=0.2)
+    assert re.search(r"why:   no answer for \d+ s, while waiting for its greeting", relayd.status())
+    (warned,) = relayd.wait_event("upstream.warned", 30)
+    assert warned["silent"] >= 15 and f"port {hole.port} does not answer, while waiting" in warned["why"]
+    assert "firewall" in warned["fix"] and not relayd.events("upstream.down")
+    hole.stop()
+    relayd.wait_event("upstream.down")
+    assert len(relayd.events("upstream.warned")) == 1
+
+
+def test_too_many_connections_are_told_in_the_upstreams_words(relayd, sink):
+    sink.rules["EHLO"] = lambda session, argument: "421 4.7.0 Too many connections"
+    relayd.to_sink(sink).start()
+    relayd.send("crowded")
+    paced = relayd.wait_event("upstream.paced")[0]
+    assert paced["reply"] == "421 4.7.0 Too many connections"
+    assert "per_minute" not in paced, "none is set: 0 would read as none may go"
 
 
 def greeting_421(stage):
@@ -241,6 +283,7 @@ def test_no_reply_after_the_final_dot(relayd, sink):
     relayd.wait_empty()
     assert len(seen) == 2
     relayd.wait_event("message.repeated")
+    assert json.loads(relayd.ctl("status", "--json").stdout)["counts"]["possible_duplicates"] == 1
 
 
 def test_a_missing_password_file_is_told_and_mended(relayd, sink):

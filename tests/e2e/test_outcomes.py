@@ -125,9 +125,76 @@ def test_what_nobody_can_be_told_is_held(relayd, sink):
     sink.rules["RCPT"] = refuse(bad="550 5.1.1 No such user here", postmaster="550 5.1.1 Not here either")
     relayd.to_sink(sink).start()
     relayd.send("hopeless", recipients=["bad@example.net"], sender="")
-    relayd.wait_event("message.held")
+    (held,) = relayd.wait_event("message.held")
+    assert "relayctl show" in held["fix"] and "relayctl release" in held["fix"]
     assert any(m["state"] == "held" for m in relayd.queue())
     assert not sink.messages
+    assert len(relayd.events("dsn.sent")) == 1, "the notice to the postmaster, and none about that"
+
+
+def test_reports_are_bounded(relayd, sink):
+    sink.rules["RCPT"] = refuse(bad="550 5.1.1 No such user here")
+    relayd.set("limits", {"dsn_per_hour": 1})
+    relayd.to_sink(sink).start()
+    for i in range(3):
+        relayd.send(f"fails {i}", recipients=["bad@example.net"], sender="ann@example.net")
+    (limited,) = relayd.wait_event("dsn.limited")
+    assert "stay held" in limited["why"]
+    for word in ("relayctl queue --state held", "release", "bounce", "remove", "dsn-per-hour"):
+        assert word in limited["fix"], "how to go on"
+    relayd.wait_event("message.held", count=2)
+    assert len([m for m in sink.messages if m.sender == ""]) <= 1
+    assert len(relayd.events("dsn.sent")) == 1
+
+
+def test_what_an_operator_can_mend_is_never_given_up(relayd, sink):
+    sink.rules["MAIL"] = lambda session, argument: "550 5.7.1 Sender address is not verified"
+    relayd.set("retry", {"first": "1s", "max": "1s", "expire": "2s"})
+    relayd.to_sink(sink).start()
+    relayd.send("kept", sender="ann@example.net")
+    relayd.wait_event("message.deferred", 40, count=5)
+    assert not relayd.events("message.bounced")
+    sink.rules.clear()
+    sink.wait_subject("kept", 30)
+    relayd.wait_empty()
+
+
+def test_a_message_whose_bytes_have_changed_is_held(relayd, sink):
+    """It is not sent as it is now, it is not forgotten, and it costs the others nothing."""
+    sink.stop()
+    relayd.to_sink(sink).start()
+    for name in ("whole before", "damaged", "whole after"):
+        relayd.send(name, body=f"the body of what is {name}\r\n")
+    wait_for(lambda: len(relayd.queue()) == 3)  # delivery has read them: what changes before is found then
+    segment = next(path for path in relayd.spool.glob("intake-*.seg") if b"what is damaged" in path.read_bytes())
+    with open(segment, "r+b") as file:
+        file.seek(segment.read_bytes().index(b"what is damaged"))
+        file.write(b"W")
+    sink.start()
+    relayd.ctl("retry", "--all")
+    relayd.wait_event("message.held")
+    sink.wait_subject("whole before", 30)
+    sink.wait_subject("whole after", 30)
+    relayd.wait_event("message.delivered", count=2)
+    assert [m["state"] for m in relayd.queue()] == ["held"]
+    assert len(sink.messages) == 2
+
+
+def test_a_segment_stays_as_long_as_one_message_of_it(relayd, sink):
+    """Also when it is full, or its writer gone, and the others are done."""
+    sink.rules["RCPT"] = refuse(busy="450 4.2.1 Mailbox busy")
+    relayd.to_sink(sink).start()
+    relayd.send("done", recipients=["ann@example.net"])
+    relayd.send("waits", recipients=["busy@example.net"])
+    relayd.wait_event("message.delivered")
+    relayd.wait_event("message.deferred")
+    relayd.stop()
+    relayd.start()
+    sink.rules.clear()
+    relayd.ctl("retry", "--all")
+    sink.wait_subject("waits", 30)
+    relayd.wait_empty()
+    assert not relayd.events("message.held")
 
 
 def test_an_expired_message_is_returned(relayd, sink):

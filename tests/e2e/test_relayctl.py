@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import socket
+import struct
 import subprocess
 
 import pytest
@@ -76,6 +79,18 @@ def test_show(waiting):
     assert shown["id"] == message["id"] and "history" in shown and "Subject: waiting" in shown["headers"]
 
 
+def test_show_of_what_is_gone_says_where_it_is_told(relayd, sink):
+    relayd.to_sink(sink).start()
+    relayd.send("delivered")
+    (event,) = relayd.wait_event("message.delivered")
+    relayd.wait_empty()
+    words = f"{event['queue_id']} is not in the queue; journalctl -u relayd RELAYD_QUEUE_ID={event['queue_id']} tells"
+    done = relayd.ctl("show", event["queue_id"], check=False)
+    assert done.returncode == 1 and words in done.stderr
+    relayd.stop()
+    assert words in relayd.ctl("show", event["queue_id"], check=False).stderr
+
+
 def test_show_keeps_the_upstreams_words(relayd, sink):
     sink.rules["RCPT"] = lambda session, argument: "450 4.2.1 Mailbox busy today"
     relayd.to_sink(sink).start()
@@ -110,6 +125,76 @@ def test_hold_release_bounce_remove(waiting, sink):
     waiting.wait_empty()
     assert len(sink.messages) == 2
     assert waiting.events("message.removed")[0]["queue_id"] == second["id"]
+
+
+def test_all_does_not_mean_what_it_has_written_itself(waiting):
+    """bounce --all tells each sender, and does not return those letters as well."""
+    for i in range(70):
+        waiting.send(f"more {i}", sender=f"more{i}@example.net")
+    wait_for(lambda: len(waiting.queue()) == 73)
+    assert "73 messages bounced" in waiting.ctl("bounce", "--all").stdout
+    wait_for(lambda: len(waiting.queue()) == 73 and all(m["sender"] == "" for m in waiting.queue()), why=waiting.log)
+    assert {m["state"] for m in waiting.queue()} <= {"queued", "active", "deferred"}
+    recipients = {m["recipients"][0]["recipient"] for m in waiting.queue()}
+    assert len(recipients) == 73 and "more69@example.net" in recipients
+
+
+def test_what_was_told_to_have_failed_is_not_done_later(waiting):
+    """A delivery that hangs for longer than relayctl waits."""
+    identity = waiting.queue()[0]["id"]
+    delivery = waiting.pid_of("relayd-delivery")
+    os.kill(delivery, signal.SIGSTOP)
+    assert waiting.ctl("remove", "--yes", identity, check=False).returncode == 1
+    os.kill(delivery, signal.SIGCONT)
+    (event,) = waiting.wait_event("control.performed")
+    assert event["changed"] == 0 and event["queue_id"] == identity
+    assert identity in [m["id"] for m in waiting.queue()]
+
+
+def test_the_log_says_who_changed_what(waiting):
+    first, second, third = sorted(waiting.queue(), key=lambda m: m["sender"])
+    waiting.ctl("hold", first["id"])
+    (held,) = waiting.events("message.held")
+    assert held["queue_id"] == first["id"] and held["sender"] == "s0@example.net" and held["recipients"] == 2
+    (performed,) = waiting.events("control.performed")
+    assert (performed["command"], performed["queue_id"], performed["changed"], performed["failed"]) == (
+        "hold", first["id"], 1, 0)
+    for event in (held, performed):
+        assert event["level"] == "info" and event["uid"] == os.getuid() and event["pid"] > 1
+    waiting.ctl("hold", second["id"], third["id"], "0000000000000", check=False)
+    performed = waiting.events("control.performed")[1]
+    assert performed["queue_ids"].split() == [second["id"], third["id"], "0000000000000"]
+    assert (performed["changed"], performed["failed"]) == (2, 1)
+    assert waiting.ctl("release", "--all").stdout == "3 messages released\n"
+    assert waiting.events("control.performed")[2]["queue_ids"] == "all"
+    released = waiting.events("message.released")
+    assert {e["queue_id"] for e in released} == {first["id"], second["id"], third["id"]} and len(released) == 3
+
+
+def test_the_log_of_very_many_changes_is_bounded(waiting):
+    """Of a request that changes more than a thousand messages the rest are lines at debug."""
+    with waiting.smtp() as smtp:
+        for _ in range(1050):
+            smtp.sendmail("many@example.net", ["r@example.net"], b"Subject: many\r\n\r\ntext\r\n")
+    held = int(waiting.ctl("hold", "--all").stdout.split()[0])
+    assert held > 1050 and len(waiting.events("message.held")) == 1000
+    assert waiting.events("control.performed")[0]["changed"] == held
+
+
+def test_a_change_that_nobody_waits_for_is_told(waiting):
+    """relayctl goes away after its request: what was done meanwhile is in the log all the same."""
+    with waiting.smtp() as smtp:
+        for _ in range(300):
+            smtp.sendmail("many@example.net", ["r@example.net"], b"Subject: many\r\n\r\ntext\r\n")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(waiting.control))
+        client.sendall(b'{"command": "hold", "all": true}\n')
+        client.recv(1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    (performed,) = waiting.wait_event("control.performed")
+    held = len([m for m in waiting.queue() if m["state"] == "held"])
+    assert performed["changed"] == held and performed["pid"] == os.getpid()
+    assert (held < 303) == ("went away" in performed.get("why", ""))
 
 
 def test_remove_asks(waiting):
@@ -204,3 +289,16 @@ def test_a_stranger_may_not_ask(waiting):
                            waiting.programs / "relayctl", "-s", waiting.control, "queue"],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "s0@example.net" not in done.stdout
+
+
+def test_a_stranger_who_reaches_the_socket_may_not_ask_either(waiting):
+    """Its permissions are one wall, the kernel's word about who asks is the other."""
+    os.chmod(waiting.control, 0o666)
+    for directory in waiting.control.parents[:2]:
+        os.chmod(directory, 0o755)
+    done = subprocess.run(["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups",
+                           waiting.programs / "relayctl", "-s", waiting.control, "queue"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "s0@example.net" not in done.stdout
+    assert "only root and the user that relayd runs as may ask here" in done.stderr, done
+    assert waiting.events("control.refused", uid="12345")

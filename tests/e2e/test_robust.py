@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import shutil
 import socket
@@ -56,6 +57,45 @@ def test_delivery_waits_for_a_full_journal_and_goes_on(relayd, sink, small_spool
     assert relayd.events("spool.failed") and relayd.events("spool.recovered")
 
 
+@pytest.fixture(name="broken_syncs")
+def make_broken_syncs(relayd):
+    """broken_syncs(pid): no sync of that process succeeds until the tracer that it gives is ended."""
+    relayd.sandbox = ""  # strace skips a call by a number that no sandbox knows
+    tracers = []
+
+    def start(pid):
+        tracers.append(subprocess.Popen(["strace", "-f", "-qq", "-o", relayd.where / "strace", "-e", "trace=fdatasync,fsync",
+                                         "-e", "inject=fdatasync,fsync:error=EIO", "-p", str(pid)]))
+        tasks = pathlib.Path(f"/proc/{pid}/task")
+        wait_for(lambda: all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks.iterdir()), 10)
+        return tracers[-1]
+
+    yield start
+    for tracer in tracers:
+        tracer.terminate()
+        tracer.wait()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace: contrib/install-deps check")
+def test_an_outcome_that_cannot_be_kept_is_none(relayd, sink, broken_syncs):
+    """I3, I5: what the upstream took is told when it is durable; until then nothing else is sent."""
+    relayd.to_sink(sink, connections=1).start()
+    tracer = broken_syncs(relayd.pid_of("relayd-delivery"))
+    relayd.send("taken")
+    sink.wait_subject("taken")
+    wait_for(lambda: json.loads(relayd.ctl("status", "--json").stdout)["paused"], why=relayd.log)  # no file works
+    relayd.send("must wait")
+    time.sleep(2)
+    assert json.loads(relayd.ctl("status", "--json").stdout)["paused"]
+    assert not relayd.events("message.delivered")
+    assert len(relayd.queue()) == 2 and len(sink.messages) == 1
+    tracer.terminate()
+    sink.wait_subject("must wait", 90)
+    relayd.wait_event("message.delivered", 90, count=2)
+    relayd.wait_empty()
+    assert len(sink.messages) == 2
+
+
 def ask(path, data, answer=True):
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(10)
@@ -98,6 +138,26 @@ def test_nonsense_on_the_control_socket_ends_nothing(relayd, sink):
         ask(relayd.control, data, answer=rng.random() < 0.7)
     assert b'"ok"' in ask(relayd.control, b'{"command":"status"}\n')
     assert not relayd.events("worker.died")
+
+
+def test_so_many_may_ask_at_once(relayd, sink):
+    """I9: who is one too many is hung up on; when the others have gone, everybody may ask again."""
+    relayd.to_sink(sink).start()
+    peers = [socket.socket(socket.AF_UNIX) for _ in range(60)]
+    for peer in peers:
+        peer.settimeout(10)
+        peer.connect(str(relayd.control))
+    assert peers[-1].recv(1) == b"", "hung up on"
+    assert b'"ok"' not in ask(relayd.control, b'{"command":"status"}\n')
+    for peer in peers:
+        peer.close()
+    wait_for(lambda: b'"ok"' in ask(relayd.control, b'{"command":"status"}\n'), why="an answer")
+
+
+def test_a_request_has_a_largest_size(relayd, sink):
+    relayd.to_sink(sink).start()
+    assert b"longer than 64 KiB" in ask(relayd.control, b'{"command":"' + b"x" * 70000)
+    assert b'"ok"' in ask(relayd.control, b'{"command":"status"}\n')
 
 
 def test_a_wrong_password_is_tried_once(relayd, sink):

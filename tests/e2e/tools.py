@@ -2,8 +2,11 @@
 
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import pathlib
+import random
+import re
 import socket
 import subprocess
 import time
@@ -35,19 +38,26 @@ def wait_for(what, seconds=15, step=0.02, why=None):
     return value
 
 
-handed_out = set()
+# Below those that the kernel hands out (32768 and up), and a range for each worker of a parallel run: what is
+# free now is still free when the test takes it.
+PORTS_EACH = 2000
+first_port = 10000 + PORTS_EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
+ports = itertools.cycle(range(first_port, first_port + PORTS_EACH))
+for _ in range(random.randrange(PORTS_EACH)):  # two runs on one machine
+    next(ports)
 
 
 def free_port():
     """A port on 127.0.0.1 that nobody listens on and that this run gave to nobody else."""
     while True:
+        port = next(ports)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port not in handed_out:
-            handed_out.add(port)
-            return port
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def is_listening(port):
@@ -109,6 +119,22 @@ class Authority:
                 "-startdate", "20200101000000Z", "-enddate", "20200201000000Z")
 
 
+def system_calls():
+    """The names of this machine's system calls, by number."""
+    lines = subprocess.run(["cpp", "-dM", "-include", "sys/syscall.h", "/dev/null"], capture_output=True, text=True,
+                           check=True).stdout.splitlines()
+    words = [line.split() for line in lines if line.startswith("#define __NR_")]
+    return {int(value): name[5:] for _, name, value in words if value.isdigit()}
+
+
+def forbidden_calls(pid):
+    """The system calls that a sandbox refused this process, as the kernel's log has them."""
+    lines = subprocess.run(["dmesg"], capture_output=True, text=True, check=False).stdout.splitlines()
+    found = [re.search(r" syscall=(\d+)", line) for line in lines if "type=1326" in line and f" pid={pid} " in line]
+    names = system_calls() if found else {}
+    return [names.get(int(number.group(1)), number.group(1)) for number in found if number]
+
+
 def pss_bytes(pids):
     """Proportional set size of the processes together."""
     total = 0
@@ -121,12 +147,13 @@ def pss_bytes(pids):
 def children(pid):
     """Process ids below pid, pid excluded."""
     tree = {}
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    for name in filter(str.isdigit, os.listdir("/proc")):  # glob() fails on a process that ends meanwhile
         try:
-            parent = int(stat.read_text(encoding="latin-1").rpartition(")")[2].split()[1])
+            stat = pathlib.Path("/proc", name, "stat").read_text(encoding="latin-1")
+            parent = int(stat.rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             continue
-        tree.setdefault(parent, []).append(int(stat.parent.name))
+        tree.setdefault(parent, []).append(int(name))
     found, todo = [], [pid]
     while todo:
         below = tree.get(todo.pop(), [])

@@ -1,5 +1,6 @@
 /* replay_words.c - drives a fuzz target without libFuzzer, so that every build runs it: files and
- * directories that are named, and random texts made of the words in the first file. */
+ * directories that are named, and random texts made of the words in the first file (a dictionary of
+ * libFuzzer) behind four bytes of options (fuzz_server.c). */
 #include <dirent.h>
 #include <errno.h>
 #include <stdint.h>
@@ -33,7 +34,7 @@ run_file(const char *path)
 {
 	uint8_t *data = malloc(SIZE_MAX_BYTES);
 	size_t n = read_file(path, data);
-	uint8_t *exact = malloc(n + 1); /* so that a sanitizer sees one byte too much */
+	uint8_t *exact = malloc(n > 0 ? n : 1); /* so that a sanitizer sees one byte too much */
 
 	memcpy(exact, data, n);
 	LLVMFuzzerTestOneInput(exact, n);
@@ -61,11 +62,30 @@ run_path(const char *path)
 	closedir(dir);
 }
 
-/* Lines of the word file, \r \n \0 \xHH meant as such, in random order behind random first bytes. */
+/* The words of a libFuzzer dictionary: in quotes, with \\, \" and \xHH. */
 struct words {
 	uint8_t text[256][128];
 	size_t len[256], n;
 };
+
+static size_t
+read_word(const char *in, uint8_t *out)
+{
+	size_t n = 0;
+
+	for (; *in != '\0' && *in != '"'; in++) {
+		if (*in == '\\' && in[1] == 'x' && in[2] != '\0' && in[3] != '\0') {
+			const char hex[3] = { in[2], in[3], '\0' };
+
+			out[n++] = (uint8_t)strtoul(hex, NULL, 16);
+			in += 3;
+			continue;
+		}
+		in += *in == '\\' && in[1] != '\0';
+		out[n++] = (uint8_t)*in;
+	}
+	return n;
+}
 
 static void
 read_words(const char *path, struct words *w)
@@ -77,31 +97,11 @@ read_words(const char *path, struct words *w)
 		perror(path);
 		exit(2);
 	}
-	while (w->n < 256 && fgets(line, sizeof(line), f) != NULL) {
-		uint8_t *out = w->text[w->n];
-		size_t n = 0;
-
-		line[strcspn(line, "\n")] = '\0';
-		for (const char *c = line; *c != '\0'; c++) {
-			if (*c != '\\' || c[1] == '\0') {
-				out[n++] = (uint8_t)*c;
-				continue;
-			}
-			c++;
-			if (*c == 'x' && c[1] != '\0' && c[2] != '\0') {
-				const char hex[3] = { c[1], c[2], '\0' };
-
-				out[n++] = (uint8_t)strtoul(hex, NULL, 16);
-				c += 2;
-			} else {
-				out[n++] = *c == 'r'   ? '\r'
-				           : *c == 'n' ? '\n'
-				           : *c == '0' ? 0
-				                       : (uint8_t)*c;
-			}
+	while (w->n < 256 && fgets(line, sizeof(line), f) != NULL)
+		if (line[0] == '"') {
+			w->len[w->n] = read_word(line + 1, w->text[w->n]);
+			w->n++;
 		}
-		w->len[w->n++] = n;
-	}
 	fclose(f);
 }
 
@@ -121,10 +121,12 @@ run_words(const struct words *w)
 	uint32_t seed = 0x5eed;
 
 	for (unsigned round = 0; round < ROUNDS; round++) {
-		size_t n = 3, count = next_random(&seed) % 60;
+		size_t n = 4, count = next_random(&seed) % 60;
 
-		for (size_t i = 0; i < 3; i++)
+		for (size_t i = 0; i < 4; i++)
 			text[i] = (uint8_t)(next_random(&seed) & next_random(&seed));
+		if (next_random(&seed) % 4 != 0)
+			text[3] = 0; /* most bodies are wanted */
 		while (count-- > 0) {
 			const size_t i = next_random(&seed) % w->n;
 

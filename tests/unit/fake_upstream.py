@@ -1,20 +1,19 @@
 #!/usr/bin/env python3
-"""fake_upstream.py DIR CERTS key=value... - an SMTP server with faults, for test_conn.
+"""fake_upstream.py CERTS - SMTP servers with faults, for test_conn.
 
-Makes certificates in CERTS/<kind> unless they are there, listens on a free port of 127.0.0.1, prints the port and serves until its
-stdin closes. Accepted messages become DIR/msg-N, all command lines DIR/log.
+Each line "DIR key=value..." on stdin starts another one: it makes certificates in CERTS/<kind> unless they are there, listens on a
+free port of 127.0.0.1 and serves until the next line, which may be empty. The answer to each line is the port, or 0. Accepted
+messages become DIR/msg-N, all command lines DIR/log. (A python3 for each server would take longer than all that they do.)
 
   tls=none|starttls|implicit   version=1.2   cert=good|expired|wrong|self   wants=cert
   ext=PIPELINING,CHUNKING,...  auth=PLAIN,LOGIN,...  user=U  password=P
   fault=WORD                   one of the words in Session below
 A recipient rNNN@... is answered NNN; a sender dNNN@... has its DATA answered NNN, eNNN@... its end.
 """
-import base64, functools, hashlib, hmac, os, socket, ssl, subprocess, sys, threading, time
+import base64, functools, hashlib, hmac, os, signal, socket, ssl, subprocess, sys, threading, time
 
-DIR = sys.argv[1]
-opt = dict(a.split("=", 1) for a in sys.argv[3:])
-CERTS = sys.argv[2] + "/" + opt.get("cert", "good")
-FAULT = opt.get("fault", "")
+DIR = CERTS = FAULT = ""
+opt = {}
 lock = threading.Lock()
 count = 0
 
@@ -340,6 +339,11 @@ class Session:
         return True
 
 
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 def serve(sock):
     try:
         Session(sock).run()
@@ -348,21 +352,37 @@ def serve(sock):
     sock.close()
 
 
-def main():
+def be_server(words):
+    global DIR, CERTS, FAULT
+    DIR = words[0]
+    opt.update(word.split("=", 1) for word in words[1:])
+    CERTS = sys.argv[1] + "/" + opt.get("cert", "good")
+    FAULT = opt.get("fault", "")
     if opt.get("tls", "none") != "none":
         make_certificates()
     listener = socket.create_server(("127.0.0.1", 0))
-    os.write(1, b"%d\n" % listener.getsockname()[1])  # in one piece: the reader closes after it
+    os.write(1, b"%d\n" % listener.getsockname()[1])
+    while True:
+        sock, _ = listener.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=serve, args=(sock,), daemon=True).start()
 
-    def accept():
-        while True:
-            sock, _ = listener.accept()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=serve, args=(sock,), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
-    sys.stdin.read()
-    os._exit(0)
+def main():
+    server = 0
+    for line in iter(sys.stdin.readline, ""):
+        if server:
+            end(server)
+        server = os.fork() if line.strip() else 0
+        if not server and line.strip():
+            try:
+                be_server(line.split())
+            finally:
+                os._exit(1)
+        if not server:
+            os.write(1, b"0\n")
+    if server:
+        end(server)
 
 
 main()

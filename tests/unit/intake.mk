@@ -1,10 +1,13 @@
 if HAVE_CMOCKA
-intake_unit_tests = test_tally test_peer test_loop test_sandbox test_message
+intake_unit_tests = test_tally test_refusals test_peer test_loop test_sandbox test_message
 check_PROGRAMS += $(intake_unit_tests)
 TESTS += $(intake_unit_tests)
 test_tally_SOURCES = tests/unit/test_tally.c
 test_tally_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_tally_LDADD = libintake.a $(BASE_LIBS) $(CMOCKA_LIBS)
+test_refusals_SOURCES = tests/unit/test_refusals.c
+test_refusals_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+test_refusals_LDADD = libintake.a $(BASE_LIBS) $(CMOCKA_LIBS)
 test_peer_SOURCES = tests/unit/test_peer.c
 test_peer_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 test_peer_LDADD = libintake.a $(BASE_LIBS) $(CMOCKA_LIBS)

@@ -1,7 +1,11 @@
 #!/usr/bin/python3
 """relayd itself, with stand-ins for its workers: what it opens, locks, starts, watches and tells."""
 
+import fcntl
+import io
+import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +19,7 @@ import time
 import unittest
 
 RELAYD = os.path.abspath("relayd")
+AT_ONCE = 4
 
 # A worker as base/worker.h wants it. What it shall do wrong stands in files beside it.
 WORKER = """#!/usr/bin/python3 -S
@@ -22,6 +27,7 @@ import os, signal, socket, struct, sys, time
 here, name = os.path.split(os.path.abspath(sys.argv[0]))
 def told(what): return os.path.exists(f"{here}/{what}-{name}")
 channel = socket.socket(fileno=6)
+slow = told("slow")  # when it starts: the next one shall not be
 stop = []
 signal.signal(signal.SIGTERM, lambda *a: stop.append(1))
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -35,7 +41,8 @@ note("environment " + " ".join(sorted(os.environ)))
 channel.send(struct.pack("II", 1, 0))
 channel.settimeout(0.2)
 asked = False
-while not stop:
+try:
+  while not stop:
     if not told("silent"): channel.send(struct.pack("II", 2, 0))
     if told("ask") and not asked:
         channel.send(struct.pack("II", 3, 0)); asked = True
@@ -46,7 +53,9 @@ while not stop:
         kind, upstream, status, length = struct.unpack("IIiI", message[:16])
         note(f"password {upstream} {status} {message[16:16 + length].decode()}")
     except socket.timeout: pass
-if told("slow"): time.sleep(60)
+except (BrokenPipeError, ConnectionResetError): pass  # relayd is gone, as it is when recv() gives nothing
+if slow: time.sleep(60)
+if told("crash"): os.kill(os.getpid(), signal.SIGSYS)
 """
 
 CONFIG = """
@@ -62,9 +71,15 @@ upstream "one" {{ host = "smtp.example.com" username = "u" password-command = "{
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody has, and that the kernel gives to no connection of a test beside this one."""
+    while True:
+        with socket.socket() as s:
+            try:
+                port = random.randrange(10000, 32000)
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def within(seconds, what):
@@ -158,8 +173,9 @@ class Relayd(unittest.TestCase):
             self.assertIn("TZ", names)
 
     def test_descriptors_of_the_parent_do_not_leak(self):
-        with open("/dev/null") as extra:
-            self.start(pass_fds=[extra.fileno()])
+        extra = fcntl.fcntl(0, fcntl.F_DUPFD, 77)  # no number that the worker has for something else
+        self.addCleanup(os.close, extra)
+        self.start(pass_fds=[extra])
         self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
 
     def test_closed_standard_descriptors_are_opened(self):
@@ -213,7 +229,7 @@ class Relayd(unittest.TestCase):
         os.mkdir(f"{self.dir}/spool", 0o700)
         os.chown(f"{self.dir}/spool", 12345, 12345)
         result = self.run_relayd()
-        self.assertEqual(result.returncode, 77)
+        self.assertEqual(result.returncode, 78)
         self.assertIn("belongs to uid 12345", result.stderr)
 
     @unittest.skipUnless(os.geteuid() == 0, "needs root to become somebody else")
@@ -222,12 +238,14 @@ class Relayd(unittest.TestCase):
         text = open(f"{self.dir}/conf").read().replace('user = ""', 'user = "nobody"')
         open(f"{self.dir}/conf", "w").write(text)
         os.chmod(self.dir, 0o777)
-        self.start()
+        self.start(extra_groups=[0, 4, 24])
         for pid in (self.process.pid, self.pid_of("relayd-intake"), self.pid_of("relayd-delivery")):
             status = open(f"/proc/{pid}/status").read()
             self.assertIn("CapEff:\t0000000000000000", status)
             self.assertIn("NoNewPrivs:\t1", status)
             self.assertNotIn("Uid:\t0", status)
+            groups = status.split("Groups:\t")[1].split("\n")[0].split()
+            self.assertEqual({"0", "4", "24"} & set(groups), set())
         self.stop()
 
     def test_check_tells_every_mistake(self):
@@ -238,6 +256,10 @@ class Relayd(unittest.TestCase):
         self.assertIn("port", result.stderr)
         self.assertIn("first", result.stderr)
         self.assertEqual(self.run_relayd("--nonsense").returncode, 64)
+
+    def test_check_counts_what_is_good(self):
+        result = self.run_relayd("-n")
+        self.assertEqual(result.stdout, f"relayd: {self.dir}/conf is good: 2 listeners, 1 upstream\n", result.stderr)
 
     # ---- death and silence ----
 
@@ -286,6 +308,16 @@ class Relayd(unittest.TestCase):
         self.assertEqual(self.process.wait(20), 0)
         self.assertLess(time.monotonic() - begin, 10)
         self.assertIn("it did not end in time", self.read_log())
+
+    def test_a_worker_that_crashes_on_its_way_out_did_die(self):
+        self.tell("crash", "relayd-delivery")
+        self.start()
+        pid = self.pid_of("relayd-delivery")
+        self.stop()
+        self.assertIn(f"worker.died worker=relayd-delivery pid={pid} ", self.read_log())
+        self.assertIn("signal 31 (Bad system call): a sandbox forbids what it tried", self.read_log())
+        self.assertIn(f"type=1326 pid={pid} ", self.read_log())
+        self.assertIn("worker.stopped worker=relayd-intake", self.read_log())
 
     def test_as_pid_1_it_reaps_orphans(self):
         if os.geteuid() != 0 or subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode:
@@ -408,11 +440,13 @@ class Relayd(unittest.TestCase):
 
             def hear(words):
                 nonlocal heard
+                end = time.monotonic() + 15  # the watchdog is fed for ever
                 while words not in heard:
+                    self.assertLess(time.monotonic(), end, f"no {words!r} in {heard!r}")
                     heard += notify.recv(4096).decode() + "\n"
                 heard = heard[heard.index(words) + len(words):]
 
-            hear("READY=1")
+            hear("READY=1\nSTATUS=serving 2 listeners, 1 upstream\n")
             hear("WATCHDOG=1")
             self.process.send_signal(signal.SIGHUP)
             hear("RELOADING=1\nMONOTONIC_USEC=")
@@ -432,6 +466,7 @@ class Relayd(unittest.TestCase):
             unix.bind(f"{self.dir}/run/submit")
             unix.listen()
             inode = os.stat(f"{self.dir}/run/submit").st_ino
+            unnamed = unwanted.getsockname()
             fds = [unwanted.fileno(), unix.fileno(), tcp.fileno()]
 
             # LISTEN_PID has to be the pid after exec: a shell execs in place
@@ -445,15 +480,53 @@ class Relayd(unittest.TestCase):
                 os.close(fd)
             self.expect("daemon.started")
         self.assertIn("systemd passes this socket, but no listen block names it", self.read_log())
+        self.assertRegex(self.answer_at(unnamed), r"^421 4\.3\.2 .*no listen block names it\r\n$")
         with socket.create_connection(("127.0.0.1", self.port)):
             pass
         self.assertEqual(os.stat(f"{self.dir}/run/submit").st_ino, inode)
+        self.write(more=f'listen "127.0.0.1:{unnamed[1]}" {{ }}')
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded")
+        with self.assertRaises(TimeoutError):
+            self.answer_at(unnamed, seconds=2)  # it is intake's now, and this one says nothing
+        self.write()
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded", times=2)
+        self.assertRegex(self.answer_at(unnamed), "^421 ")
         self.stop()
         self.assertTrue(os.path.exists(f"{self.dir}/run/submit"), "the name is systemd's")
+
+
+    @staticmethod
+    def answer_at(address, seconds=10):
+        """All that a server says until it closes."""
+        with socket.create_connection(address, timeout=seconds) as client:
+            return b"".join(iter(lambda: client.recv(4096), b"")).decode()
+
+
+def run_one(name):
+    out = io.StringIO()
+    suite = unittest.defaultTestLoader.loadTestsFromName(name, sys.modules["__main__"])
+    result = unittest.TextTestRunner(out, verbosity=2, warnings="ignore").run(suite)
+    return result.wasSuccessful(), out.getvalue()
+
+
+def main():
+    """They wait more than they work: some at a time, each in a process of its own. (Or those that are named.)"""
+    if sys.argv[1:]:
+        unittest.main(verbosity=2, warnings="ignore")
+    names = [f"Relayd.{name}" for name in unittest.defaultTestLoader.getTestCaseNames(Relayd)]
+    failed = 0
+    with multiprocessing.get_context("fork").Pool(AT_ONCE, maxtasksperchild=1) as pool:
+        for is_good, text in pool.imap(run_one, names, 1):
+            print(text, end="", flush=True)
+            failed += not is_good
+    print(f"{len(names)} tests, {failed} failed")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
     if not os.path.exists(RELAYD):
         print("relayd is not built here")
         sys.exit(77)
-    unittest.main(verbosity=2, warnings="ignore")
+    main()

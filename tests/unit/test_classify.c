@@ -55,6 +55,7 @@ static const struct row {
 	{ SMTP_STAGE_AUTH, 451, "",      "Authentication failed: Maximum credits exceeded", FAILURE_OPERATOR, UP, BREAKER_OPERATOR }, /* SendGrid */
 	{ SMTP_STAGE_AUTH, 535, "",      "Authentication Failed: credit expired", FAILURE_OPERATOR, UP, BREAKER_OPERATOR },          /* ZeptoMail */
 	{ SMTP_STAGE_MAIL, 530, "5.7.0", "Authentication Required",           FAILURE_OPERATOR, UP, BREAKER_PASSWORD },
+	{ SMTP_STAGE_RCPT, 535, "5.7.0", "Not logged in",                     FAILURE_OPERATOR, UP, BREAKER_PASSWORD },
 	{ SMTP_STAGE_MAIL, 530, "5.7.57", "Client not authenticated to send mail", FAILURE_OPERATOR, UP, BREAKER_PASSWORD },
 	/* too fast */
 	{ SMTP_STAGE_END,  454, "",      "Throttling failure: Maximum sending rate exceeded.", FAILURE_PACE, UP, BREAKER_NETWORK },   /* SES */

@@ -163,7 +163,7 @@ the_defaults_are_the_designs(void **state)
 	}
 	assert_int_equal(c->n_clients, 2);
 	assert_string_equal(c->spool.directory, "/var/spool/relayd");
-	assert_int_equal(c->spool.min_free_bytes, 64 * M);
+	assert_int_equal(c->spool.min_free_bytes, 96 * M);
 	assert_int_equal(c->spool.max_message_bytes, 50 * M);
 	assert_int_equal(c->spool.segment_bytes, 16 * M);
 	assert_string_equal(c->control.socket, "/run/relayd/control");
@@ -317,6 +317,35 @@ masked_text_hides_arguments_of_commands(void **state)
 	assert_non_null(strstr(text, "username = \"api\""));
 	free(text);
 	config_free(c);
+}
+
+/* With less delivery could not write what became of the mail that has taken the room. */
+static void
+min_free_is_six_segments_or_no_limit(void **state)
+{
+	static const struct {
+		const char *spool;
+		uint64_t min_free_bytes;
+	} rows[] = {
+		{ "", 96 * M },
+		{ "segment = 64M", 384 * M },
+		{ "segment = 1M", 96 * M },
+		{ "min-free = 1M", 96 * M },
+		{ "min-free = 1M segment = 1M", 6 * M },
+		{ "min-free = 7M segment = 1M", 7 * M },
+		{ "min-free = 0", 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		char text[256];
+		struct config *c;
+
+		snprintf(text, sizeof(text), UP "spool { %s }\n", rows[i].spool);
+		c = load(text);
+		assert_int_equal(c->spool.min_free_bytes, rows[i].min_free_bytes);
+		config_free(c);
+	}
 }
 
 static void
@@ -490,6 +519,14 @@ a_mistake_is_told_with_its_line_and_what_would_be_right(void **state)
 		    ":2: listen \"localhost:25\": it should be an address" },
 		{ UP "listen \"[::1]:25\" { }\nlisten \"[0::1]:25\" { }\n",
 		    ":3: listen \"[0::1]:25\": this address has a listen block already" },
+		{ "upstream a {\n host = localhost\n port = 2525\n}\nlisten \"[::1]:2525\" { }\n",
+		    ":2: upstream \"a\": host = localhost, port = 2525: that is relayd itself "
+		    "(listen "
+		    "\"[::1]:2525\")" },
+		{ "listen \"0.0.0.0:2525\" { }\nupstream a { host = 127.0.0.1 port = 2525 }\n",
+		    ":2: upstream \"a\": host = 127.0.0.1, port = 2525: that is relayd itself" },
+		{ "listen \"192.0.2.1:2525\" { }\nupstream a { host = 192.0.2.1 port = 2525 }\n",
+		    "that is relayd itself (listen \"192.0.2.1:2525\")" },
 		{ UP "listen = \"127.0.0.1:25\"\n",
 		    ":2: missing title for section 'listen': write listen" },
 		{ UP "clients = {\"10.0.0.1/8\"}\n", ":2: clients: 10.0.0.1/8 should be" },
@@ -767,6 +804,7 @@ main(void)
 		cmocka_unit_test(every_setting_of_the_design_is_taken),
 		cmocka_unit_test(canonical_text_reads_back_to_the_same),
 		cmocka_unit_test(masked_text_hides_arguments_of_commands),
+		cmocka_unit_test(min_free_is_six_segments_or_no_limit),
 		cmocka_unit_test(port_and_tls_follow_each_other),
 		cmocka_unit_test(each_preset_works_with_what_it_asks_for),
 		cmocka_unit_test(what_the_file_says_wins_over_the_preset),

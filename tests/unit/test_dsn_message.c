@@ -118,6 +118,43 @@ what_a_peer_says_writes_no_lines_of_its_own(void **state)
 	free(text);
 }
 
+/* An upstream that refuses 8-bit text (5.6.3, 5.6.7) gets a report without any. */
+static void
+a_seven_bit_way_gets_seven_bits(void **state)
+{
+	struct dsn_recipient r = { .action = DSN_FAILED,
+		.address = SPAN("j\303\266rg@example.net"),
+		.reply = &no_user,
+		.remote_mta = "m" };
+	struct dsn_message dsn =
+	    about(&r, 1, "Subject: gr\303\274n = \r\nX: y\r\n\r\n\303\244\377 end \r\n.\r\n");
+	bool is_8bit;
+	char *text;
+
+	(void)state;
+	text = build(&dsn, &is_8bit);
+	assert_true(is_8bit);
+	free(text);
+	dsn.seven_bit = true;
+	text = build(&dsn, &is_8bit);
+	assert_false(is_8bit);
+	has(text, "Final-Recipient: rfc822; j??rg@example.net\r\n");
+	has(text, "Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: "
+	          "quoted-printable\r\n\r\nSubject: gr=C3=BCn =3D=20\r\nX: y\r\n");
+	free(text);
+	dsn.utf8 = true;
+	text = build(&dsn, &is_8bit);
+	assert_false(is_8bit);
+	has(text, "Final-Recipient: utf-8; j=C3=B6rg@example.net\r\n");
+	has(text, "Content-Type: message/global\r\nContent-Transfer-Encoding: quoted-printable\r\n"
+	          "\r\nSubject: gr=C3=BCn =3D=20\r\nX: y\r\n\r\n=C3=A4=FF end=20\r\n.\r\n");
+	free(text);
+	dsn.to = SPAN("j\303\266rg@example.net");
+	text = build(&dsn, &is_8bit);
+	assert_true(is_8bit); /* he can only be told with SMTPUTF8 */
+	free(text);
+}
+
 static void
 the_original_comes_back_as_asked_and_never_too_large(void **state)
 {
@@ -237,6 +274,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_failure_is_reported_in_three_parts),
 		cmocka_unit_test(what_a_peer_says_writes_no_lines_of_its_own),
+		cmocka_unit_test(a_seven_bit_way_gets_seven_bits),
 		cmocka_unit_test(the_original_comes_back_as_asked_and_never_too_large),
 		cmocka_unit_test(reports_about_utf8_mail_are_global),
 		cmocka_unit_test(many_recipients_and_endless_headers_are_bounded),

@@ -103,6 +103,13 @@ quoting_escapes_what_a_terminal_or_a_parser_would_obey(void **state)
 		    "a\\xe2\\x80\\x8b"
 		    "b" },                                   /* zero width */
 		{ SPAN("\xef\xbb\xbf"), "\\xef\\xbb\\xbf" }, /* byte order mark */
+		{ SPAN("\xc2\xa0"), "\\xc2\\xa0" },          /* no-break space */
+		{ SPAN("\xe3\x80\x80"), "\\xe3\\x80\\x80" }, /* ideographic space */
+		{ SPAN("\xe3\x85\xa4"), "\\xe3\\x85\\xa4" }, /* Hangul filler */
+		{ SPAN("\xf4\x8f\xbf\xbf"),
+		    "\\xf4\\x8f\\xbf\\xbf" }, /* the last one, no character */
+		{ SPAN("\xf0\x9f\xbf\xbe"), "\\xf0\\x9f\\xbf\\xbe" }, /* no character either */
+		{ SPAN("\xef\xbf\xbd"), "\xef\xbf\xbd" }, /* the replacement character */
 	};
 
 	(void)state;
@@ -178,6 +185,26 @@ a_readable_line_has_time_level_program_event_and_fields(void **state)
 	assert_non_null(strstr(line, "Z info relayd-test["));
 	assert_int_equal(line[4], '-');
 	assert_int_equal(line[10], 'T');
+}
+
+/* What could be taken for another field, or for the end of a value, stands in quotes: each such byte alone. */
+static void
+a_value_forges_no_field(void **state)
+{
+	static const struct {
+		const char *value, *shown;
+	} rows[] = { { "plain-1.2:3", " reply=plain-1.2:3\n" },
+		{ "two words", " reply=\"two words\"\n" }, { "uid=0", " reply=\"uid=0\"\n" },
+		{ "a\"b", " reply=\"a\\\"b\"\n" }, { "a\\b", " reply=\"a\\\\b\"\n" } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		const char *line = line_of(LOG_TO_STDERR, LOG_INFO, "message.delivered",
+		    LOG_FIELDS(KV_STR("reply", rows[i].value)));
+
+		if (strstr(line, rows[i].shown) == NULL)
+			fail_msg("%s", line);
+	}
 }
 
 static void
@@ -388,6 +415,7 @@ main(void)
 		cmocka_unit_test(quoting_any_bytes_gives_printable_text_that_fits),
 		cmocka_unit_test(quoting_what_is_too_long_ends_in_dots),
 		cmocka_unit_test(a_readable_line_has_time_level_program_event_and_fields),
+		cmocka_unit_test(a_value_forges_no_field),
 		cmocka_unit_test(a_json_line_is_one_object),
 		cmocka_unit_test(a_journal_entry_has_one_field_for_each_key),
 		cmocka_unit_test(without_a_journal_lines_go_to_stderr),

@@ -58,7 +58,8 @@ age_alone_never_bounces(void **state)
 		unsigned attempts;
 		bool expired;
 	} rows[] = { { 4ull * DAY, 40, false }, { 5ull * DAY, 30, true },
-		{ 3650ull * DAY, 1, false }, { 3650ull * DAY, 2, true } };
+		{ 3650ull * DAY, 1, false }, { 3650ull * DAY, 8, false },
+		{ 3650ull * DAY, 9, true } };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
@@ -70,32 +71,39 @@ age_alone_never_bounces(void **state)
 }
 
 static void
-a_breaker_lets_one_probe_out_at_growing_pauses(void **state)
+probe(enum breaker_cause cause, const uint64_t pauses[8])
 {
-	static const uint64_t pauses[] = { 5000, 10000, 20000, 40000, 80000, 160000, 300000,
-		300000 };
 	struct breaker b;
 	uint64_t now = 1000;
 
-	(void)state;
 	breaker_init(&b);
 	assert_true(breaker_may_try(&b, now));
-	assert_true(breaker_fail(&b, BREAKER_NETWORK, false, now, 0));
-	for (size_t i = 0; i < ARRAY_LEN(pauses); i++) {
+	assert_true(breaker_fail(&b, cause, false, now, 0));
+	for (size_t i = 0; i < 8; i++) {
 		assert_int_equal(b.retry_at_ms, now + pauses[i]);
 		assert_false(breaker_may_try(&b, now + pauses[i] - 1));
 		/* other connections that die of the same change nothing */
-		assert_false(breaker_fail(&b, BREAKER_NETWORK, false, now + 1, 0));
+		assert_false(breaker_fail(&b, cause, false, now + 1, 0));
 		now += pauses[i];
 		assert_true(breaker_may_try(&b, now));
-		assert_false(breaker_may_try(&b, now)); /* one probe, not two */
-		assert_false(breaker_fail(&b, BREAKER_NETWORK, false, now, 0)); /* no news */
+		assert_false(breaker_may_try(&b, now));               /* one probe, not two */
+		assert_false(breaker_fail(&b, cause, false, now, 0)); /* no news */
 	}
 	now = b.retry_at_ms;
 	assert_true(breaker_may_try(&b, now));
 	assert_true(breaker_succeed(&b));
 	assert_false(breaker_succeed(&b));
 	assert_true(breaker_may_try(&b, now));
+}
+
+static void
+a_breaker_lets_one_probe_out_at_growing_pauses(void **state)
+{
+	(void)state;
+	probe(BREAKER_NETWORK,
+	    (const uint64_t[]){ 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000 });
+	probe(BREAKER_OPERATOR,
+	    (const uint64_t[]){ 5000, 10000, 20000, 40000, 80000, 160000, 300000, 300000 });
 }
 
 static void

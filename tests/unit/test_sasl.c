@@ -11,6 +11,7 @@
 
 #include "base/base.h"
 #include "delivery/sasl.h"
+#include "smtp/base64.h"
 
 static struct config_upstream upstream = { .name = "test",
 	.host = "smtp.example.com",
@@ -67,6 +68,15 @@ the_strongest_offered_and_allowed_is_taken(void **state)
 		else
 			assert_string_equal(name, rows[i].chosen);
 		assert_int_equal(name == NULL, rows[i].chosen == NULL);
+		sasl_free(s);
+	}
+	{ /* what stands behind a NUL would be left out in silence */
+		struct sasl *s = sasl_new(&upstream, SPAN("p\0word"));
+		enum smtp_end_kind kind = SMTP_END_NONE;
+
+		upstream.auth = CONFIG_AUTH_AUTO;
+		assert_null(choose(s, "PLAIN", &kind));
+		assert_int_equal(kind, SMTP_END_NO_SECRET);
 		sasl_free(s);
 	}
 	upstream.auth = CONFIG_AUTH_NONE;
@@ -209,8 +219,8 @@ scram_refuses_rounds_that_would_stop_the_loop(void **state)
 	static const struct {
 		const char *count;
 		bool good;
-	} rows[] = { { "1", false }, { "4095", false }, { "4096", true }, { "2000000000", false },
-		{ "99999999999999999999999", false } };
+	} rows[] = { { "1", false }, { "4095", false }, { "4096", true }, { "600001", false },
+		{ "2000000000", false }, { "99999999999999999999999", false } };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -252,6 +262,31 @@ scram_refuses_another_nonce(void **state)
 	sasl_free(s);
 }
 
+/* I10: a reply that echoes what we have said is shown without it. */
+static void
+what_we_have_said_is_not_shown(void **state)
+{
+	struct sasl *s = sasl_new(&upstream, SPAN("open sesame"));
+	struct smtp_trouble trouble = { 0 };
+	enum smtp_end_kind kind;
+	char out[SMTP_AUTH_BYTES_MAX], base64[BASE64_SIZE(100)], *text;
+	size_t len = 0;
+
+	(void)state;
+	assert_non_null(choose(s, "PLAIN", &kind));
+	assert_int_equal(
+	    sasl_auth(s)->step(sasl_auth(s), SPAN(""), out, &len, &trouble), SMTP_AUTH_SEND);
+	assert_true(len < 100);
+	base64_encode((struct span){ out, len }, base64);
+	text = xasprintf("535 what is %s, and what open sesame?", base64);
+	sasl_auth(s)->hide(sasl_auth(s), text);
+	assert_null(strstr(text, base64));
+	assert_null(strstr(text, "sesame"));
+	assert_non_null(strstr(text, "535 what is ********"));
+	free(text);
+	sasl_free(s);
+}
+
 int
 main(void)
 {
@@ -261,6 +296,7 @@ main(void)
 		cmocka_unit_test(scram_proves_both_sides),
 		cmocka_unit_test(scram_refuses_rounds_that_would_stop_the_loop),
 		cmocka_unit_test(scram_refuses_another_nonce),
+		cmocka_unit_test(what_we_have_said_is_not_shown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -109,6 +109,13 @@ a_file_that_others_may_write_is_not_believed(void **state)
 			assert_non_null(strstr(secret_fix(s), "chmod"));
 		assert_null(strstr(secret_why(s), "secret\n"));
 	}
+	write_file("secret", 6, 0600);
+	if (geteuid() == 0) { /* else we cannot give it away */
+		assert_int_equal(chown(path, 12345, 0), 0);
+		assert_int_equal(secret_get(s, &out), -EPERM);
+		assert_non_null(strstr(secret_fix(s), "chown"));
+		assert_int_equal(chown(path, 0, 0), 0);
+	}
 	write_file("", 0, 0600);
 	assert_int_equal(secret_get(s, &out), -ENODATA);
 	secret_free(s);

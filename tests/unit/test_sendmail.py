@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """relayd-sendmail against a small fake server: what it sends, what it says, how it exits."""
+import concurrent.futures
 import os
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 
 PROGRAM = os.path.abspath("relayd-sendmail")
+HASTY = os.path.abspath("hasty-sendmail")
 EHLO = "250-relay.example.com\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8"
 
 
@@ -195,8 +198,14 @@ class Sendmail(unittest.TestCase):
             result = self.run_it(["-t"], header + b"From: a@b.c\n\n")
             self.assertEqual(result.returncode, 65, (header, result))
 
+    def test_recipients_have_an_end(self):
+        header = b"To: " + b",\n ".join(b"%d@x.org" % i for i in range(20001)) + b"\n"
+        result = self.run_it(["-t"], header + b"From: a@b.c\n\n")
+        self.assertEqual(result.returncode, 65, result)
+        self.assertIn(b"too many addresses", result.stderr)
+
     def test_large_messages_are_complete(self):
-        body = b"".join(b"%d .line\n.%d\n" % (i, i) for i in range(300000))
+        body = b"".join(b"%d .line\n.%d\n" % (i, i) for i in range(100000))
         s = self.send(["-i", "b@x.org"], b"From: a@b.c\n\n" + body)
         self.assertEqual(s.messages, [b"From: a@b.c\r\n\r\n" + body.replace(b"\n", b"\r\n")])
         result = self.run_it(["b@x.org"], b"From: a@b.c\nX: " + b"x" * 2000000)
@@ -249,6 +258,93 @@ class Sendmail(unittest.TestCase):
         self.assertEqual(self.run_it([], name="newaliases").returncode, 0)
         for args in (["-bi"], ["-q"], ["-q15m"], ["-I"], ["--help"], ["--version"]):
             self.assertEqual(self.run_it(args).returncode, 0, args)
+
+
+class Impostor(threading.Thread):
+    """A server that is not relayd: what it sends is a script of bytes, waits (seconds) and None (read a line)."""
+
+    def __init__(self, path, script):
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.script = script
+
+    def run(self):
+        connection, _ = self.listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            try:
+                for step in self.script:
+                    if step is None:
+                        lines.readline()
+                    elif isinstance(step, bytes):
+                        connection.sendall(step)
+                    else:
+                        time.sleep(step)
+            except OSError:
+                pass
+
+
+EHLO_OK = EHLO.encode() + b"\r\n"
+TO_DATA = [b"220 x\r\n", None, EHLO_OK, None, b"250 a\r\n", None, b"250 b\r\n", None]  # the answer to DATA is next
+# What it does: never the 250 to a message that it has read to its end. The exit code is that of a temporary failure.
+IMPOSTORS = {
+    "says nothing": [30],
+    "closes at once": [],
+    "garbage": [os.urandom(4000) + b"\r\n"],
+    "a line without end": [b"2" * 4096] * 1000,
+    "a reply without end": [b"220-x\r\n" * 200] * 100,
+    "NUL": [b"2\x0020\r\n"],
+    "bare line ends": [b"220\r220 x\r"] * 1000,
+    "dripping greeting": [piece for _ in range(100) for piece in (b"2", 0.3)],
+    "dripping lines": [piece for _ in range(90) for piece in (b"220-x\r\n", 0.3)],
+    "everything beforehand": [b"220 x\r\n" + EHLO_OK + b"250 a\r\n250 b\r\n354 go\r\n250 stored\r\n", 3],
+    "one reply too many": [*TO_DATA[:-2], b"250 b\r\n250 b2\r\n", None, b"354 go\r\n", None, 3],
+    "250 before the end": [*TO_DATA, b"354 go\r\n250 stored\r\n", 3],
+    "250 for DATA": [*TO_DATA, b"250 stored\r\n", 3],
+    "never answers the message": [*TO_DATA, b"354 go\r\n", 30],
+    "354 for the message": [*TO_DATA, b"354 go\r\n", *[None] * 4, b"354 go on\r\n", 3],
+    "25": [*TO_DATA, b"354 go\r\n", *[None] * 4, b"25\r\n", 3],
+    "2500": [*TO_DATA, b"354 go\r\n", *[None] * 4, b"\r\n250 late\r\n", 3],
+    "250- and no more": [*TO_DATA, b"354 go\r\n", *[None] * 4, b"250-stored\r\n"],
+}
+
+
+class HostileServer(unittest.TestCase):
+    """RELAYD_SUBMIT may be anything: never 0 without a 250 to the whole message, and never for ever."""
+
+    def submit(self, script, message=b"From: a@b.c\n\nx\n"):
+        with tempfile.TemporaryDirectory() as where:
+            path = os.path.join(where, "submit")
+            Impostor(path, script).start()
+            begin = time.monotonic()
+            result = subprocess.run([HASTY, "b@x.org"], input=message, capture_output=True, timeout=60,
+                                    env={"RELAYD_SUBMIT": path}, check=False)
+            self.assertLess(time.monotonic() - begin, 20, "a deadline moves")
+            return result
+
+    def test_impostors(self):
+        with concurrent.futures.ThreadPoolExecutor(len(IMPOSTORS)) as pool:
+            for name, result in zip(IMPOSTORS, pool.map(self.submit, IMPOSTORS.values())):
+                with self.subTest(name):
+                    self.assertEqual(result.returncode, 75, result.stderr)
+                    self.assertEqual(result.stderr.count(b"\n"), 1, result.stderr)
+                    self.assertTrue(result.stderr.decode().strip().isprintable(), result.stderr)
+                    if name.endswith("without end"):
+                        self.assertIn(b"Protocol error", result.stderr)
+
+    def test_the_impostors_script_can_succeed(self):
+        script = [*TO_DATA, b"354 go\r\n", *[None] * 4, b"250 stored\r\n", None]
+        self.assertEqual(self.submit(script).returncode, 0)
+
+    def test_a_server_that_does_not_read(self):
+        result = self.submit([*TO_DATA, b"354 go\r\n", 30], b"From: a@b.c\n\n" + b"x" * 70 + b"\n" * 3000000)
+        self.assertEqual(result.returncode, 75, result.stderr)
+
+    def test_last_words_are_told(self):
+        result = self.submit([b"220 x\r\n", None, EHLO_OK + b"421 4.3.2 restarting\x1b[2J\r\n", 1])
+        self.assertEqual(result.returncode, 75)
+        self.assertIn(b"421 4.3.2 restarting\\x1b[2J", result.stderr)
 
 
 if __name__ == "__main__":

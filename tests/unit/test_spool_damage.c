@@ -1,5 +1,6 @@
 /* test_spool_damage.c - the reader over damaged files. What is whole is always found; what is not is
  * never given; every byte is told about; a crash is not called a loss, a loss is not called a crash. */
+#include "figures.h"
 #include "spool_fixture.h"
 #include "spool/checksum.h"
 
@@ -16,6 +17,9 @@ struct image {
 	    ends[GROUPS * PER_GROUP]; /* of each message's records */
 	uint8_t bytes[64 * RECORD_BLOCK];
 };
+
+/* For the figures: files of another version, and what is no file. */
+static unsigned long newer_files, no_files;
 
 /* What a reader found. */
 struct seen {
@@ -458,6 +462,7 @@ a_newer_critical_record_is_told_and_a_harmless_one_passed_over(void **state)
 	at += fixture_put_record(m.bytes + at, salt, 77, 0, 16, "?", 1, &chain);
 	at += fixture_put_record(m.bytes + at, salt, 78, RECORD_CRITICAL, 17, "!", 1, &chain);
 	store(&m, m.bytes);
+	newer_files++;
 	assert_int_equal(
 	    spool_reader_open(m.f->dirfd, SEGMENT_INTAKE, m.number, SPOOL_READ_TO_END, false, &r),
 	    0);
@@ -487,6 +492,7 @@ a_newer_file_is_left_alone(void **state)
 	m.bytes[7] = '2';
 	record_put_u64(m.bytes + 48, checksum(m.bytes, 48, 0));
 	store(&m, m.bytes);
+	newer_files++;
 	assert_int_equal(spool_store_open(f->dirfd, false, &spool), 0);
 	fixture_list(f, &l, spool, NULL, true);
 	assert_int_equal(l.n, 0);
@@ -496,6 +502,213 @@ a_newer_file_is_left_alone(void **state)
 	name_of(&m, name);
 	assert_int_equal(fstatat(f->dirfd, name, &st, 0), 0);
 	spool_store_close(spool);
+}
+
+/* In place of a segment, or a journal, stands something else. It is told, mail flows, and nothing is
+ * written to it or read through it. */
+static void
+what_is_no_file_is_told_and_passed_over(void **state)
+{
+	static struct image m;
+	static struct listed l;
+	struct fixture *f = *state;
+	struct spool_store *spool;
+	struct stat before, after;
+
+	build(&m, f, 0, "hello, world", 12);
+	assert_int_equal(mkfifoat(f->dirfd, "intake-2000.seg", 0600), 0);
+	assert_int_equal(symlinkat("/etc/passwd", f->dirfd, "intake-2002.seg"), 0);
+	assert_int_equal(mkdirat(f->dirfd, "delivery-2001.seg", 0700), 0);
+	assert_int_equal(mkfifoat(f->dirfd, "journal-2003.log", 0600), 0);
+	assert_int_equal(symlinkat("journal-2003.log", f->dirfd, "journal-2004.log"), 0);
+	assert_int_equal(spool_store_open(f->dirfd, false, &spool), 0);
+	fixture_list(f, &l, spool, NULL, true);
+	assert_int_equal(l.n, GROUPS * PER_GROUP);
+	assert_int_equal(l.sum.corrupt_ranges, 5);
+	no_files += l.sum.corrupt_ranges;
+	for (size_t i = 0; i < l.n_damage; i++)
+		assert_true(l.damage[i].range != SPOOL_RANGE_CORRUPT || l.damage[i].error != 0);
+	assert_int_equal(spool_store_free_segment(spool, 2000), -EBUSY);
+	spool_store_close(spool);
+
+	/* A second name elsewhere: read, but when it is free it is not written over. */
+	assert_int_equal(linkat(f->dirfd, "intake-1000.seg", f->dirfd, "kept-by-somebody", 0), 0);
+	assert_int_equal(renameat(f->dirfd, "intake-1000.seg", f->dirfd, "free-1000.seg"), 0);
+	assert_int_equal(fstatat(f->dirfd, "kept-by-somebody", &before, 0), 0);
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	assert_int_equal(fixture_send(f, "x", 1, NULL, NULL), 0);
+	fixture_stop(f);
+	assert_int_equal(fstatat(f->dirfd, "kept-by-somebody", &after, 0), 0);
+	assert_int_equal(after.st_mtim.tv_sec, before.st_mtim.tv_sec);
+	assert_int_equal(after.st_mtim.tv_nsec, before.st_mtim.tv_nsec);
+	unlinkat(f->dirfd, "delivery-2001.seg", AT_REMOVEDIR);
+}
+
+/* Its records are whole, but they are not those that it has counted. */
+static void
+a_commit_that_does_not_fit_commits_nothing(void **state)
+{
+	static const struct {
+		uint64_t first_seq;
+		uint32_t count;
+		uint64_t checksum;
+		bool fits;
+	} cases[] = { { 0, 0, 0, true }, { 1, 0, 0, false }, { 0, 1, 0, false },
+		{ 0, 0, 1, false } };
+	static struct image m;
+	struct record_commit good;
+	struct record_header h;
+	struct record_salt salt;
+	struct segment_header header;
+
+	build(&m, *state, 0, "hello, world", 12);
+	assert_int_equal(segment_get_header(m.bytes, &header), 0);
+	salt = record_salt_from(header.salt);
+	assert_true(record_get_header(m.bytes + m.ends[5], salt, &h));
+	assert_true(record_get_commit(
+	    (struct span){ (char *)m.bytes + m.ends[5] + RECORD_HEADER_BYTES, h.payload_bytes },
+	    &good));
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct record_commit c = good;
+		uint8_t payload[RECORD_COMMIT_BYTES];
+		struct spool_reader *r;
+		struct spool_entry entry;
+		enum spool_event event;
+		uint64_t unused = 0;
+		unsigned n = 0;
+
+		c.first_seq += cases[i].first_seq;
+		c.count += cases[i].count;
+		c.checksum += cases[i].checksum;
+		record_put_commit(&c, payload);
+		fixture_put_record(m.bytes + m.ends[5], salt, RECORD_COMMIT, 0, h.seq, payload,
+		    sizeof(payload), &unused);
+		store(&m, m.bytes);
+		assert_int_equal(spool_reader_open(m.f->dirfd, SEGMENT_INTAKE, m.number,
+		                     SPOOL_READ_TO_END, false, &r),
+		    0);
+		do {
+			assert_int_equal(spool_reader_next(r, &event, &entry), 0);
+			if (event == SPOOL_MESSAGE)
+				assert_int_equal(entry.committed, ++n <= 4 || cases[i].fits);
+		} while (event != SPOOL_END);
+		assert_int_equal(n, 6);
+		spool_reader_close(r);
+	}
+}
+
+/* A group that is gone without a trace: the next one stands in its place. */
+static void
+records_that_are_missing_are_counted(void **state)
+{
+	static struct image m;
+	struct seen seen;
+
+	build(&m, *state, 0, "hello, world", 12);
+	memcpy(m.bytes + m.group_start[1], m.bytes + m.group_start[2], RECORD_BLOCK);
+	memset(m.bytes + m.group_start[2], 0, RECORD_BLOCK);
+	m.starts[4] -= m.group_start[2] - m.group_start[1];
+	m.starts[5] -= m.group_start[2] - m.group_start[1];
+	assert_int_equal(m.group_start[3] - m.group_start[2], RECORD_BLOCK);
+	store(&m, m.bytes);
+	look(&m, SPOOL_READ_TO_END, &seen);
+	assert_int_equal(seen.n_messages, 4);
+	assert_true(seen.message[4] && seen.message[5]);
+	assert_int_equal(seen.missing, 5);
+}
+
+/* It was whole when it was found. */
+static void
+what_has_changed_since_is_not_given(void **state)
+{
+	static struct image m;
+	struct fixture *f = *state;
+	struct spool_location at;
+	struct spool_store *spool;
+	struct spool_body *body;
+	struct envelope *e, *again;
+	size_t bytes;
+
+	build(&m, f, 0, "hello, world", 12);
+	bytes = m.ends[1] - m.starts[1];
+	at = (struct spool_location){ m.number, (uint32_t)m.starts[1] };
+	assert_int_equal(spool_store_open(f->dirfd, true, &spool), 0);
+	assert_int_equal(spool_store_envelope(spool, at, &e), 0);
+	m.bytes[m.ends[1] - 12] ^= 1; /* in the body's trailer */
+	store(&m, m.bytes);
+	assert_int_equal(spool_store_body(spool, at, e, &body), -EBADMSG);
+	assert_int_equal(spool_store_message(spool, at, bytes, &again, &body), -EBADMSG);
+	m.bytes[m.starts[1] + RECORD_HEADER_BYTES + 9] ^= 1;
+	store(&m, m.bytes);
+	assert_int_equal(spool_store_envelope(spool, at, &again), -EBADMSG);
+	assert_int_equal(spool_store_message(spool, at, bytes, &again, &body), -EBADMSG);
+	envelope_free(e);
+	spool_store_close(spool);
+}
+
+/* Only a replay from the start knows the whole of a damage: until then its file stays. */
+static void
+damage_that_is_met_while_mail_flows_keeps_its_file(void **state)
+{
+	static struct listed l;
+	static struct image m;
+	struct fixture *f = *state;
+	struct catalog_options options = { .dirfd = f->dirfd,
+		.message = fixture_on_message,
+		.segment = fixture_on_segment,
+		.damage = fixture_on_damage,
+		.arg = &l };
+	struct spool_store *spool;
+	struct shared_page *page;
+	struct catalog *catalog;
+	int fd;
+
+	memset(&l, 0, sizeof(l));
+	assert_int_equal(shared_page_create(&fd, &page), 0);
+	assert_int_equal(spool_store_open(f->dirfd, false, &spool), 0);
+	options.store = spool;
+	options.page = page;
+	options.sweep = true;
+	assert_int_equal(catalog_open(&options, &catalog), 0);
+	build(&m, f, 0, "hello, world", 12);
+	m.bytes[m.ends[1] - 12] ^= 1;
+	store(&m, m.bytes);
+	assert_int_equal(catalog_step(catalog, 100), 0);
+	assert_int_equal(l.n, 5);
+	assert_int_equal(l.n_damage, 1);
+	assert_int_equal(spool_store_free_segment(spool, m.number), -EBUSY);
+	catalog_close(catalog);
+	spool_store_close(spool);
+	shared_page_unmap(page);
+	close(fd);
+}
+
+/* A large body whose message is not there: in a spool that has lost something it may be what is left. */
+static void
+orphans_of_a_damaged_spool_are_set_aside(void **state)
+{
+	static struct listed l;
+	static struct image m;
+	struct fixture *f = *state;
+	char name[LARGE_NAME_MAX], aside[64], id[QUEUE_ID_LEN + 1];
+	struct large *large;
+	struct stat st;
+
+	for (int damaged = 1; damaged >= 0; damaged--) {
+		build(&m, f, 0, "hello, world", 12);
+		m.bytes[m.ends[1] - 12] ^= (uint8_t)damaged;
+		store(&m, m.bytes);
+		assert_int_equal(
+		    large_create(f->dirfd, queue_id_make(m.number, 99 + (uint32_t)damaged), &large),
+		    0);
+		large_close(large);
+		fixture_list(f, &l, NULL, NULL, true);
+		large_name(queue_id_make(m.number, 99 + (uint32_t)damaged), name);
+		assert_int_equal(fstatat(f->dirfd, name, &st, 0), -1);
+		queue_id_print(queue_id_make(m.number, 99 + (uint32_t)damaged), id);
+		snprintf(aside, sizeof(aside), "quarantine/large.%s", id);
+		assert_int_equal(fstatat(f->dirfd, aside, &st, 0), damaged ? 0 : -1);
+	}
 }
 
 int
@@ -515,8 +728,17 @@ main(void)
 		TEST(moved_blocks_give_no_message_twice),
 		TEST(a_truly_random_file_gives_nothing),
 		TEST(a_newer_file_is_left_alone),
+		TEST(a_commit_that_does_not_fit_commits_nothing),
+		TEST(records_that_are_missing_are_counted),
+		TEST(what_has_changed_since_is_not_given),
+		TEST(damage_that_is_met_while_mail_flows_keeps_its_file),
+		TEST(orphans_of_a_damaged_spool_are_set_aside),
 		TEST(a_newer_critical_record_is_told_and_a_harmless_one_passed_over),
+		TEST(what_is_no_file_is_told_and_passed_over),
 	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	fault_figures("test_spool_damage", "19", "strange_files", no_files);
+	fault_figures("test_spool_damage", "53", "strange_files", newer_files);
+	return failed;
 }
