@@ -2,14 +2,19 @@
  *
  *   load [-c CONNECTIONS] [-n MESSAGES] [-s BYTES] [-m MESSAGES-PER-CONNECTION] [-r RECIPIENTS]
  *        [-w step|message|flow] [-t none|starttls|implicit] [-A CA.pem] [-a USER:PASSWORD]
- *        [-R MESSAGES-PER-SECOND] [-l LEDGER] PORT
+ *        [-R MESSAGES-PER-SECOND] [-d SECONDS] [-l LEDGER] [-T TIMES] [-b FIRST-NUMBER] PORT
  *
- * -w: how much is in flight. step: a command at a time; message: an envelope at a time (what most
- * clients with PIPELINING do); flow: the next envelope goes with this body. -R paces over all
- * connections. The ledger gets the number of each message that was answered 250, a line each; a
- * connection that breaks is made again, and its message counts as lost. Ends when every message has
- * its answer, and prints one JSON object: counts, seconds, and the time from MAIL (with -m 1: from
- * connecting) to the 250 in milliseconds. */
+ * -w: how much is in flight, where PIPELINING is offered. step: a command at a time; message: an
+ * envelope at a time (what most clients do); flow: the next envelope goes with this body. -R paces over
+ * all connections (with -m 1 it is the connecting that is paced). -d begins no message after so many
+ * seconds. A connection that breaks is made again, and its message counts as lost. Ends when every
+ * message has its answer, and prints one JSON object: counts, seconds, and the time from MAIL (with
+ * -m 1: from connecting) to the 250 in milliseconds. TIMES gets a line for each message that was
+ * accepted: "NUMBER BEGAN ACCEPTED", in seconds of CLOCK_MONOTONIC.
+ *
+ * The ledger gets a line for each message when its fate is known: "NUMBER ANSWER", where ANSWER is the
+ * whole reply to the end of data (or the one that refused it earlier), "cut" if the connection broke
+ * before the end of data was sent, "unknown" if it broke after that. */
 #include <arpa/inet.h>
 #include <err.h>
 #include <errno.h>
@@ -27,27 +32,30 @@
 
 #include "wire.h"
 
+/* A server with a short backlog may never hear of a connection that we take for made. */
+enum { GREETING_S = 3 };
+
 enum tls { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
 enum way { WAY_STEP, WAY_MESSAGE, WAY_FLOW };
 
 /* What the next reply answers. */
-enum wait { GREETING, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, END, RSET, QUIT };
+enum wait { GREETING, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, END, RSET, QUIT, PAUSE };
 
 struct load {
 	struct event_base *base;
 	unsigned connections, recipients, port;
-	uint64_t messages, per_connection, begun, answered, accepted, refused, lost, connects,
-	    resumed;
+	uint64_t messages, first, per_connection, begun, answered, accepted, refused, lost,
+	    connects, resumed;
 	enum tls tls;
 	enum way way;
 	SSL_CTX *context;
 	SSL_SESSION *session;
 	char *login, *filler;
 	size_t filler_bytes;
-	double rate, start, first_250, last_250;
+	double rate, seconds, start, last_250;
 	float *took_ms;
-	FILE *ledger;
-	unsigned open;
+	FILE *ledger, *times;
+	unsigned busy; /* clients that may have something to send yet */
 };
 
 struct client {
@@ -56,8 +64,12 @@ struct client {
 	struct event *timer;
 	enum wait wait;
 	unsigned rcpt_left;
-	bool is_in_reply, is_refused, is_tls, has_next;
-	uint64_t number, sent; /* this message, messages on this connection */
+	bool is_refused, is_tls, has_next;
+	bool is_pipelining; /* the server offers it */
+	bool is_reserved;   /* `number` is the message that this connection is made for */
+	uint64_t number, next_number,
+	    sent;          /* this message, the next, messages on this connection */
+	const char *reply; /* the line that is being looked at */
 	double began, next_began;
 };
 
@@ -79,15 +91,20 @@ say(struct client *c, const char *text)
 }
 
 static void
-say_envelope(struct client *c)
+say_rcpt(struct client *c, uint64_t number, unsigned i)
 {
-	char line[64];
+	char line[80];
 
+	snprintf(line, sizeof(line), "RCPT TO:<r%u.%ju@bench.example>\r\n", i, (uintmax_t)number);
+	say(c, line);
+}
+
+static void
+say_envelope(struct client *c, uint64_t number)
+{
 	say(c, "MAIL FROM:<sender@bench.example>\r\n");
-	for (unsigned i = 0; i < c->load->recipients; i++) {
-		snprintf(line, sizeof(line), "RCPT TO:<r%u@bench.example>\r\n", i);
-		say(c, line);
-	}
+	for (unsigned i = 0; i < c->load->recipients; i++)
+		say_rcpt(c, number, i);
 	say(c, "DATA\r\n");
 }
 
@@ -96,13 +113,19 @@ say_body(struct client *c)
 {
 	char head[256];
 	int n = snprintf(head, sizeof(head),
-	    "From: <sender@bench.example>\r\nTo: <r0@bench.example>\r\nSubject: bench %ju\r\n"
+	    "From: <sender@bench.example>\r\nTo: <r0.%ju@bench.example>\r\nSubject: bench %ju\r\n"
 	    "Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <%ju.%d@bench.example>\r\n\r\n",
-	    (uintmax_t)c->number, (uintmax_t)c->number, (int)getpid());
+	    (uintmax_t)c->number, (uintmax_t)c->number, (uintmax_t)c->number, (int)getpid());
 
 	wire_write(&c->wire, head, (size_t)n);
 	wire_write(&c->wire, c->load->filler, c->load->filler_bytes);
 	say(c, ".\r\n");
+}
+
+static bool
+is_over(const struct load *l)
+{
+	return l->begun >= l->messages || (l->seconds > 0 && now_s() - l->start > l->seconds);
 }
 
 /* Is there a message for this connection? The pace says when: *delay_s. */
@@ -112,44 +135,85 @@ has_more(struct client *c, double *delay_s)
 	struct load *l = c->load;
 
 	*delay_s = 0;
-	if (l->begun >= l->messages || (l->per_connection && c->sent >= l->per_connection))
+	if (is_over(l) || (l->per_connection && c->sent >= l->per_connection))
 		return false;
 	if (l->rate > 0)
 		*delay_s = l->start + (double)l->begun / l->rate - now_s();
 	return true;
 }
 
+/* As much in flight as was asked for and as the server can take. */
+static enum way
+way_of(const struct client *c)
+{
+	return c->is_pipelining ? c->load->way : WAY_STEP;
+}
+
 static void
 begin(struct client *c)
 {
-	c->number = c->load->begun++;
+	if (!c->is_reserved)
+		c->number = c->load->first + c->load->begun++;
+	c->is_reserved = false;
 	c->sent++;
 	c->rcpt_left = c->load->recipients;
 	c->is_refused = false;
 	c->wait = MAIL;
 	if (c->load->per_connection != 1)
 		c->began = now_s();
-	if (c->load->way == WAY_STEP)
+	if (way_of(c) == WAY_STEP)
 		say(c, "MAIL FROM:<sender@bench.example>\r\n");
 	else
-		say_envelope(c);
+		say_envelope(c, c->number);
+}
+
+static void
+wake_in(struct client *c, double delay_s)
+{
+	struct timeval wait = { 0, 0 };
+
+	if (delay_s > 0) {
+		wait.tv_sec = (time_t)delay_s;
+		wait.tv_usec = (suseconds_t)(fmod(delay_s, 1) * 1e6);
+	}
+	event_add(c->timer, &wait);
+}
+
+/* Connects, now or when the pace allows it; the connections of a pace of -m 1 have their message. */
+static void
+connect_later(struct client *c, double delay_s)
+{
+	struct load *l = c->load;
+
+	if (l->rate > 0 && l->per_connection == 1 && !c->is_reserved) {
+		has_more(c, &delay_s);
+		c->number = l->first + l->begun++;
+		c->is_reserved = true;
+	}
+	wake_in(c, delay_s);
 }
 
 static void
 next(struct client *c)
 {
-	double delay_s;
+	double delay_s = 0;
 
-	if (!has_more(c, &delay_s)) {
+	if (!c->is_reserved && !has_more(c, &delay_s)) {
 		c->wait = QUIT;
 		say(c, "QUIT\r\n");
 	} else if (delay_s > 0) {
-		struct timeval wait = { (time_t)delay_s, (suseconds_t)(fmod(delay_s, 1) * 1e6) };
-
-		event_add(c->timer, &wait);
+		c->wait = PAUSE; /* nothing is asked, so no answer is for a message */
+		wake_in(c, delay_s);
 	} else {
 		begin(c);
 	}
+}
+
+static void
+note(const struct client *c, uint64_t number, const char *answer)
+{
+	if (c->load->ledger)
+		fprintf(c->load->ledger, "%ju %s\n", (uintmax_t)number, answer);
 }
 
 static void
@@ -159,11 +223,12 @@ answered(struct client *c, bool is_accepted)
 	double now = now_s();
 
 	l->answered++;
+	note(c, c->number, c->reply);
 	if (is_accepted) {
 		l->took_ms[l->accepted++] = (float)((now - c->began) * 1000);
 		l->last_250 = now;
-		if (l->ledger)
-			fprintf(l->ledger, "%ju\n", (uintmax_t)c->number);
+		if (l->times)
+			fprintf(l->times, "%ju %.6f %.6f\n", (uintmax_t)c->number, c->began, now);
 	} else {
 		l->refused++;
 	}
@@ -177,12 +242,12 @@ send_body(struct client *c)
 
 	say_body(c);
 	c->wait = END;
-	c->has_next = c->load->way == WAY_FLOW && has_more(c, &delay_s) && delay_s <= 0;
+	c->has_next = way_of(c) == WAY_FLOW && has_more(c, &delay_s) && delay_s <= 0;
 	if (c->has_next) {
-		c->load->begun++;
+		c->next_number = c->load->first + c->load->begun++;
 		c->sent++;
 		c->next_began = now_s();
-		say_envelope(c);
+		say_envelope(c, c->next_number);
 	}
 }
 
@@ -194,7 +259,7 @@ end_of_message(struct client *c, bool is_good)
 		next(c);
 		return;
 	}
-	c->number = c->load->begun - 1;
+	c->number = c->next_number;
 	c->began = c->next_began;
 	c->has_next = c->is_refused = false;
 	c->rcpt_left = c->load->recipients;
@@ -224,15 +289,6 @@ hello(struct client *c)
 	say(c, "EHLO bench.example\r\n");
 }
 
-/* One step of the envelope: what comes after a good MAIL or RCPT. */
-static void
-step(struct client *c, const char *command, enum wait wait)
-{
-	if (c->load->way == WAY_STEP)
-		say(c, command);
-	c->wait = wait;
-}
-
 static void
 give_up(struct client *c)
 {
@@ -248,6 +304,7 @@ on_reply(struct client *c, int code)
 
 	switch (c->wait) {
 	case GREETING:
+		event_del(c->timer);
 		hello(c);
 		break;
 	case EHLO:
@@ -265,17 +322,21 @@ on_reply(struct client *c, int code)
 		break;
 	case MAIL:
 		c->is_refused |= !is_good;
-		if (c->is_refused && c->load->way == WAY_STEP)
+		if (c->is_refused && way_of(c) == WAY_STEP)
 			give_up(c);
-		else
-			step(c, "RCPT TO:<r0@bench.example>\r\n", RCPT);
+		else if (way_of(c) == WAY_STEP)
+			say_rcpt(c, c->number, 0);
+		if (c->wait == MAIL)
+			c->wait = RCPT;
 		break;
 	case RCPT:
 		c->is_refused |= !is_good;
-		if (--c->rcpt_left > 0)
-			step(c, "RCPT TO:<r1@bench.example>\r\n", RCPT);
-		else
-			step(c, "DATA\r\n", DATA);
+		if (--c->rcpt_left == 0)
+			c->wait = DATA;
+		if (way_of(c) == WAY_STEP && c->rcpt_left > 0)
+			say_rcpt(c, c->number, c->load->recipients - c->rcpt_left);
+		else if (way_of(c) == WAY_STEP)
+			say(c, "DATA\r\n");
 		break;
 	case DATA:
 		if (code == 354)
@@ -292,7 +353,15 @@ on_reply(struct client *c, int code)
 	case QUIT:
 		wire_close(&c->wire);
 		break;
+	case PAUSE:
+		break;
 	}
+}
+
+static bool
+is_in_message(const struct client *c)
+{
+	return c->wait >= MAIL && c->wait <= END;
 }
 
 static void
@@ -302,12 +371,19 @@ on_input(struct wire *w, void *arg)
 	char *line;
 
 	while (!w->is_shaking && (line = wire_line(w))) {
+		if (c->wait == EHLO && strstr(line, "PIPELINING"))
+			c->is_pipelining = true;
 		if (strlen(line) < 4 || line[3] == '-')
 			continue;
-		if (strncmp(line, "421", 3) == 0)
+		c->reply = line;
+		if (strncmp(line, "421", 3) == 0) {
+			if (is_in_message(c))
+				answered(c, false);
+			c->wait = GREETING; /* it has its answer */
 			wire_close(w);
-		else
+		} else {
 			on_reply(c, atoi(line));
+		}
 	}
 }
 
@@ -336,20 +412,22 @@ on_closed(struct wire *w, void *arg)
 {
 	struct client *c = arg;
 	struct load *l = c->load;
-	bool is_in_message = c->wait >= MAIL && c->wait <= END;
-	struct timeval again = { 0, c->wait == QUIT ? 0 : 20000 };
+	double again_s = c->wait == QUIT ? 0 : 0.02;
 
 	(void)w;
 	event_del(c->timer);
-	if (is_in_message) {
+	if (is_in_message(c)) {
 		l->lost += 1 + c->has_next;
 		l->answered += 1 + c->has_next;
+		note(c, c->number, c->wait == END ? "unknown" : "cut");
+		if (c->has_next)
+			note(c, c->next_number, "cut");
 	}
 	c->wait = GREETING;
-	l->open--;
-	if (l->begun < l->messages)
-		event_add(c->timer, &again);
-	else if (l->open == 0)
+	c->sent = 0;
+	if (c->is_reserved || !is_over(l))
+		connect_later(c, again_s);
+	else if (--l->busy == 0)
 		event_base_loopbreak(l->base);
 }
 
@@ -364,7 +442,10 @@ on_timer(evutil_socket_t fd, short what, void *arg)
 		client_connect(c);
 		return;
 	}
-	next(c);
+	if (c->wait == GREETING)
+		wire_close(&c->wire);
+	else
+		next(c);
 	event_active(c->wire.writable, EV_WRITE, 0);
 }
 
@@ -385,14 +466,13 @@ client_connect(struct client *c)
 	c->wire.on_closed = on_closed;
 	c->wire.arg = c;
 	c->wait = GREETING;
-	c->is_tls = c->has_next = false;
-	c->sent = 0;
-	c->load->open++;
+	c->is_tls = c->has_next = c->is_pipelining = false;
 	c->load->connects++;
 	c->began = now_s();
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != EINPROGRESS)
 		die("connect");
 	wire_open(&c->wire, c->load->base, fd);
+	wake_in(c, GREETING_S);
 }
 
 static int
@@ -466,13 +546,14 @@ report(struct load *l)
 	size_t n = l->accepted;
 
 	qsort(l->took_ms, n, sizeof(*l->took_ms), compare);
-	printf("{\"accepted\": %ju, \"refused\": %ju, \"lost\": %ju, \"connections\": %ju, "
+	printf("{\"begun\": %ju, \"accepted\": %ju, \"refused\": %ju, \"lost\": %ju, "
+	       "\"connections\": %ju, "
 	       "\"resumed\": %ju, "
 	       "\"start\": %.6f, \"seconds\": %.6f, \"per_second\": %.1f, \"p50_ms\": %.3f, "
 	       "\"p99_ms\": %.3f}\n",
-	    (uintmax_t)n, (uintmax_t)l->refused, (uintmax_t)l->lost, (uintmax_t)l->connects,
-	    (uintmax_t)l->resumed, l->start, n ? seconds : 0, n ? (double)n / seconds : 0,
-	    n ? (double)l->took_ms[n / 2] : 0,
+	    (uintmax_t)l->begun, (uintmax_t)n, (uintmax_t)l->refused, (uintmax_t)l->lost,
+	    (uintmax_t)l->connects, (uintmax_t)l->resumed, l->start, n ? seconds : 0,
+	    n ? (double)n / seconds : 0, n ? (double)l->took_ms[n / 2] : 0,
 	    n ? (double)l->took_ms[(size_t)((double)n * 0.99)] : 0);
 }
 
@@ -485,16 +566,26 @@ named(const char *const *names, const char *name)
 	errx(2, "what is '%s'?", name);
 }
 
+static FILE *
+open_lines(const char *path)
+{
+	FILE *file = fopen(path, "a");
+
+	if (!file)
+		die(path);
+	return file;
+}
+
 static void
 parse(struct load *l, int argc, char **argv)
 {
 	static const char *const ways[] = { "step", "message", "flow", NULL };
 	static const char *const kinds[] = { "none", "starttls", "implicit", NULL };
-	const char *ca = NULL, *ledger = NULL;
+	const char *ca = NULL;
 	size_t bytes = 4096;
 	int option;
 
-	while ((option = getopt(argc, argv, "c:n:s:m:r:w:t:A:a:R:l:")) != -1) {
+	while ((option = getopt(argc, argv, "c:n:s:m:r:w:t:A:a:R:d:l:T:b:")) != -1) {
 		switch (option) {
 		case 'c':
 			l->connections = (unsigned)strtoul(optarg, NULL, 10);
@@ -526,8 +617,18 @@ parse(struct load *l, int argc, char **argv)
 		case 'R':
 			l->rate = strtod(optarg, NULL);
 			break;
+		case 'd':
+			l->seconds = strtod(optarg, NULL);
+			break;
+		case 'b':
+			l->first = strtoul(optarg, NULL, 10);
+			break;
 		case 'l':
-			ledger = optarg;
+			l->ledger = open_lines(optarg);
+			setvbuf(l->ledger, NULL, _IOLBF, 0);
+			break;
+		case 'T':
+			l->times = open_lines(optarg);
 			break;
 		default:
 			exit(2);
@@ -539,10 +640,6 @@ parse(struct load *l, int argc, char **argv)
 	if (l->tls != TLS_NONE)
 		make_context(l, ca);
 	make_filler(l, bytes);
-	if (ledger && !(l->ledger = fopen(ledger, "a")))
-		die(ledger);
-	if (l->ledger)
-		setvbuf(l->ledger, NULL, _IOLBF, 0);
 }
 
 int
@@ -562,9 +659,15 @@ main(int argc, char **argv)
 	for (unsigned i = 0; i < l.connections; i++) {
 		clients[i].load = &l;
 		clients[i].timer = event_new(l.base, -1, 0, on_timer, &clients[i]);
-		client_connect(&clients[i]);
+		clients[i].wire.is_closed = true;
+		if (is_over(&l)) /* more connections than messages, and a pace */
+			continue;
+		l.busy++;
+		connect_later(&clients[i], 0);
 	}
 	event_base_dispatch(l.base);
 	report(&l);
-	return l.accepted == l.messages ? 0 : 1;
+	if (l.times && fclose(l.times) != 0)
+		die("the times");
+	return l.accepted == l.begun ? 0 : 1;
 }

@@ -1,10 +1,12 @@
 /* sink - the benchmark's upstream: takes mail as fast as it comes and counts it.
  *
- *   sink [-t none|starttls|implicit] [-k CERTIFICATE-AND-KEY.pem] [-a USER:PASSWORD] [-p PORT]
+ *   sink [-t none|starttls|implicit] [-k CERTIFICATE-AND-KEY.pem] [-a USER:PASSWORD] [-p PORT] [-C]
  *
  * Prints "port N" once it listens. Each line on its standard input is answered on its standard output
  * with one JSON object: what has arrived since the start, and when the last did (CLOCK_MONOTONIC);
- * it ends when the input does. With TLS and a login it insists on both. */
+ * it ends when the input does. "FIRST COUNT" asks about those of the generator's numbers: how many have
+ * arrived, how many of them more than once, and when the first and the last did; "FIRST COUNT FILE"
+ * also writes "NUMBER ARRIVED" lines. With TLS and a login it insists on both. -C: no CHUNKING. */
 #include <err.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -25,9 +27,19 @@
 
 enum tls { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
 
+enum { NO_NUMBER = 0, MOST_NUMBERS = 1 << 26 };
+
+struct arrival {
+	double first;
+	uint32_t times;
+};
+
 struct sink {
 	struct event_base *base;
 	enum tls tls;
+	bool is_chunking;
+	struct arrival *arrivals; /* by the generator's number, which begins with 1 here */
+	size_t arrivals_size;
 	SSL_CTX *context;
 	char *login; /* what AUTH PLAIN must say, in base64; NULL: no login */
 	uint64_t messages, recipients, bytes, connections, handshakes, resumed;
@@ -39,8 +51,9 @@ struct session {
 	struct sink *sink;
 	bool is_in, has_sender, in_data, is_last;
 	unsigned recipients;
-	size_t chunk;   /* bytes of BDAT to come */
-	unsigned match; /* how much of CR LF . CR LF the data ends with so far */
+	uint64_t number; /* the generator's, from the recipient */
+	size_t chunk;    /* bytes of BDAT to come */
+	unsigned match;  /* how much of CR LF . CR LF the data ends with so far */
 };
 
 static double
@@ -58,12 +71,43 @@ say(struct session *s, const char *text)
 	wire_write(&s->wire, text, strlen(text));
 }
 
+/* The generator's recipients are <rN.NUMBER@...>: the first one names the message. */
+static void
+take_number(struct session *s, const char *line)
+{
+	const char *at = strstr(line, "<r0.");
+
+	if (at)
+		s->number = strtoul(at + 4, NULL, 10) + 1;
+}
+
+static void
+arrived(struct sink *sink, uint64_t number)
+{
+	if (number == NO_NUMBER || number >= MOST_NUMBERS)
+		return;
+	if (number >= sink->arrivals_size) {
+		size_t size = (size_t)number * 2;
+
+		sink->arrivals = realloc(sink->arrivals, size * sizeof(*sink->arrivals));
+		if (!sink->arrivals)
+			die("realloc");
+		memset(sink->arrivals + sink->arrivals_size, 0,
+		    (size - sink->arrivals_size) * sizeof(*sink->arrivals));
+		sink->arrivals_size = size;
+	}
+	if (sink->arrivals[number].times++ == 0)
+		sink->arrivals[number].first = sink->last;
+}
+
 static void
 message_done(struct session *s)
 {
 	s->sink->messages++;
 	s->sink->recipients += s->recipients;
 	s->sink->last = now_s();
+	arrived(s->sink, s->number);
+	s->number = NO_NUMBER;
 	s->has_sender = false;
 	s->recipients = 0;
 	say(s, "250 2.0.0 Ok\r\n");
@@ -132,7 +176,7 @@ do_ehlo(struct session *s)
 	say(s,
 	    "250-sink\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n"
 	    "250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n");
-	if (!getenv("SINK_NO_CHUNKING"))
+	if (s->sink->is_chunking)
 		say(s, "250-CHUNKING\r\n");
 	if (is_clear)
 		say(s, "250-STARTTLS\r\n");
@@ -186,6 +230,7 @@ command(struct session *s, char *line)
 		}
 	} else if (strncasecmp(line, "RCPT", 4) == 0) {
 		s->recipients += s->has_sender;
+		take_number(s, line);
 		say(s, s->has_sender ? "250 2.1.5 Ok\r\n" : "503 5.5.1 MAIL first\r\n");
 	} else if (strcasecmp(line, "DATA") == 0) {
 		s->in_data = s->recipients > 0;
@@ -274,23 +319,64 @@ on_accepted(
 		say(s, "220 sink ESMTP\r\n");
 }
 
+/* What has arrived of `count` numbers from `from` on. */
+static void
+answer_range(const struct sink *sink, uint64_t from, uint64_t count, const char *path)
+{
+	FILE *file = path[0] ? fopen(path, "w") : NULL;
+	uint64_t distinct = 0, doubled = 0;
+	double first = 0, last = 0;
+
+	if (path[0] && !file)
+		die(path);
+	for (uint64_t i = from + 1; i <= from + count && i < sink->arrivals_size; i++) {
+		const struct arrival *a = &sink->arrivals[i];
+
+		if (a->times == 0)
+			continue;
+		distinct++;
+		doubled += a->times > 1;
+		if (first == 0 || a->first < first)
+			first = a->first;
+		if (a->first > last)
+			last = a->first;
+		if (file)
+			fprintf(file, "%ju %.6f\n", (uintmax_t)i - 1, a->first);
+	}
+	if (file && fclose(file) != 0)
+		die(path);
+	printf("{\"distinct\": %ju, \"doubled\": %ju, \"first\": %.6f, \"last\": %.6f}\n",
+	    (uintmax_t)distinct, (uintmax_t)doubled, first, last);
+}
+
+static void
+answer(const struct sink *sink)
+{
+	printf("{\"messages\": %ju, \"recipients\": %ju, \"bytes\": %ju, \"connections\": %ju, "
+	       "\"handshakes\": %ju, \"resumed\": %ju, \"last\": %.6f}\n",
+	    (uintmax_t)sink->messages, (uintmax_t)sink->recipients, (uintmax_t)sink->bytes,
+	    (uintmax_t)sink->connections, (uintmax_t)sink->handshakes, (uintmax_t)sink->resumed,
+	    sink->last);
+}
+
 static void
 on_question(evutil_socket_t fd, short what, void *arg)
 {
 	struct sink *sink = arg;
-	char line[64];
-	ssize_t n = read(fd, line, sizeof(line));
+	char line[512], path[400] = "";
+	uintmax_t from, count;
+	ssize_t n = read(fd, line, sizeof(line) - 1);
 
 	(void)what;
 	if (n <= 0) {
 		event_base_loopbreak(sink->base);
 		return;
 	}
-	printf("{\"messages\": %ju, \"recipients\": %ju, \"bytes\": %ju, \"connections\": %ju, "
-	       "\"handshakes\": %ju, \"resumed\": %ju, \"last\": %.6f}\n",
-	    (uintmax_t)sink->messages, (uintmax_t)sink->recipients, (uintmax_t)sink->bytes,
-	    (uintmax_t)sink->connections, (uintmax_t)sink->handshakes, (uintmax_t)sink->resumed,
-	    sink->last);
+	line[n] = '\0';
+	if (sscanf(line, "%ju %ju %399s", &from, &count, path) >= 2)
+		answer_range(sink, from, count, path);
+	else
+		answer(sink);
 	fflush(stdout);
 }
 
@@ -354,12 +440,12 @@ tls_named(const char *name)
 int
 main(int argc, char **argv)
 {
-	struct sink sink = { .tls = TLS_NONE };
+	struct sink sink = { .tls = TLS_NONE, .is_chunking = true };
 	const char *pem = NULL;
 	unsigned port = 0;
 	int option;
 
-	while ((option = getopt(argc, argv, "t:k:a:p:")) != -1) {
+	while ((option = getopt(argc, argv, "t:k:a:p:C")) != -1) {
 		switch (option) {
 		case 't':
 			sink.tls = tls_named(optarg);
@@ -369,6 +455,9 @@ main(int argc, char **argv)
 			break;
 		case 'a':
 			sink.login = make_login(optarg);
+			break;
+		case 'C':
+			sink.is_chunking = false;
 			break;
 		case 'p':
 			port = (unsigned)strtoul(optarg, NULL, 10);

@@ -166,7 +166,7 @@ on_readable(int fd, short what, void *arg)
 			w->on_input(w, w->arg);
 		if (w->is_shaking && n > 0)
 			n = shake(w);
-		if (n > 0 && (!w->ssl || SSL_pending(w->ssl) == 0))
+		if (n > 0 && (!w->ssl || !SSL_has_pending(w->ssl)))
 			break; /* level-triggered: what is still in the socket calls us again */
 	}
 	if (flush(w) < 0 || n < 0)
@@ -199,6 +199,8 @@ on_writable(int fd, short what, void *arg)
 	(void)what;
 	if (connected(w) < 0 || shake(w) < 0 || flush(w) < 0)
 		finish(w);
+	else if (w->ssl && SSL_has_pending(w->ssl)) /* came with the end of the handshake */
+		event_active(w->readable, EV_READ, 0);
 }
 
 void
@@ -224,6 +226,7 @@ wire_start_tls(struct wire *w, SSL_CTX *context, bool is_server, SSL_SESSION *re
 	if (!w->ssl)
 		die("SSL_new");
 	SSL_set_fd(w->ssl, w->fd);
+	SSL_set_read_ahead(w->ssl, 1); /* header and body of a record in one read */
 	if (is_server) {
 		SSL_set_accept_state(w->ssl);
 	} else {
