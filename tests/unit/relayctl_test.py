@@ -38,14 +38,14 @@ class Relayctl(unittest.TestCase):
 
     def serve(self, *lines, hang_up=False, hear=True):
         """Answers each request with these lines; if it does not hear, before there is one."""
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.bind(f"{self.dir}/control")
-        self.server.listen()
+        self.server = server = socket.socket(socket.AF_UNIX)
+        server.bind(f"{self.dir}/control")
+        server.listen()
 
         def run():
             while True:
                 try:
-                    client, _ = self.server.accept()
+                    client, _ = server.accept()
                 except OSError:
                     return
                 with client, client.makefile("rwb") as stream:
