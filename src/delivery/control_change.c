@@ -246,6 +246,8 @@ control_remove(struct delivery *d, struct queue_entry *e)
 
 /* --- which messages --------------------------------------------------------------------------- */
 
+static const char spool_is_failed[] = "the spool cannot be written: \"relayctl status\" says why";
+
 static const char *
 why_not_now(const struct request *r, const struct queue_entry *e)
 {
@@ -256,7 +258,7 @@ why_not_now(const struct request *r, const struct queue_entry *e)
 	if (e->state == QUEUE_ACTIVE)
 		return "it is being worked on right now: try again";
 	if (spool_writer_is_failed(r->d->journal))
-		return "the spool cannot be written: \"relayctl status\" says why";
+		return spool_is_failed;
 	return NULL;
 }
 
@@ -318,6 +320,8 @@ control_change_start(struct request *r)
 		for (size_t i = 0; i < r->d->config->n_upstreams; i++)
 			upstream_nudge(r->d->upstreams[i]);
 	c->first_letter = spool_writer_next_id(r->d->letters);
+	if (c->all && c->verb->is_stored && c->first_letter == 0)
+		return request_error(r, spool_is_failed);
 	c->has_begun = true;
 	return REQUEST_AGAIN;
 }

@@ -85,6 +85,10 @@ notify_compose(struct delivery *d, struct span sender, struct span recipient, ch
 	letter->d = d;
 	letter->text = text;
 	letter->id = env.id = spool_writer_next_id(d->letters);
+	if (env.id == 0) {
+		notify_letter_free(letter);
+		return -ENOSPC;
+	}
 	env.flags = (is_dsn ? ENVELOPE_DSN : 0) |
 	            (is_8bit ? ENVELOPE_8BITMIME | ENVELOPE_8BIT : 0) |
 	            (is_utf8 ? ENVELOPE_SMTPUTF8 : 0);

@@ -13,7 +13,6 @@
 #include "intake/session.h"
 
 #define FDS_FOR_OTHERS 48 /* segments, large bodies, the logger, what the process is started with */
-#define RETRY_MS 2000
 #define SWEEP_MOST_MS 1000
 #define SWEEP_LEAST_MS 20
 #define SWEEP_STOPPING_MS 50
@@ -147,7 +146,7 @@ intake_refusal(struct intake *intake, uint64_t bytes)
 
 	if (intake->state == INTAKE_ENDING)
 		return "421 4.3.2 relayd stops: try again later";
-	if (intake->writer == NULL || spool_writer_is_failed(intake->writer))
+	if (spool_writer_is_failed(intake->writer))
 		return refuse_failed(intake);
 	waiting_ms = spool_writer_waiting_ms(intake->writer);
 	if (waiting_ms >= INTAKE_STALL_MS)
@@ -171,7 +170,7 @@ look_for_room(struct intake *intake, uint64_t now_ms)
 	const struct config *config = intake->config;
 	struct os_room room;
 
-	if (!intake->is_full || intake->writer == NULL)
+	if (!intake->is_full)
 		return;
 	if (spool_writer_room(intake->writer, &room) < 0 ||
 	    !spool_has_room(&room, config->spool.min_free_bytes, intake->full_bytes))
@@ -188,8 +187,7 @@ look_for_room(struct intake *intake, uint64_t now_ms)
 static void
 look_for_an_answer(struct intake *intake)
 {
-	if (!intake->is_stalled || intake->writer == NULL ||
-	    spool_writer_waiting_ms(intake->writer) >= INTAKE_STALL_MS)
+	if (!intake->is_stalled || spool_writer_waiting_ms(intake->writer) >= INTAKE_STALL_MS)
 		return;
 	intake->is_stalled = false;
 	log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
@@ -222,8 +220,6 @@ on_report(void *arg, const struct spool_report *report)
 	switch (report->kind) {
 	case SPOOL_REPORT_FAILED:
 	case SPOOL_REPORT_DOWN:
-		if (report->kind == SPOOL_REPORT_DOWN)
-			atomic_store(&intake->page->spool_failed, (uint32_t)report->error);
 		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
 		    KV_STR("operation", report->operation), KV_STR("file", report->file),
 		    KV_INT("offset", (int64_t)report->offset),
@@ -237,7 +233,6 @@ on_report(void *arg, const struct spool_report *report)
 		           "taken again by itself"));
 		break;
 	case SPOOL_REPORT_RECOVERED:
-		atomic_store(&intake->page->spool_failed, 0);
 		log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
 		    KV_STR("file", report->file),
 		    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)));
@@ -367,7 +362,6 @@ intake_open(const struct intake_options *options, struct intake **out)
 	return 0;
 }
 
-/* Gives the writer, or leaves intake->writer NULL: no mail is taken then. */
 static int
 open_writer(struct intake *intake)
 {
@@ -388,56 +382,27 @@ open_writer(struct intake *intake)
 	    EV_READ | EV_PERSIST, on_commits, intake);
 	if (intake->committed == NULL || event_add(intake->committed, NULL) < 0)
 		return -ENOMEM;
-	atomic_store(&intake->page->spool_failed, 0);
 	return 0;
-}
-
-static bool
-is_want_of_room(int error)
-{
-	return error == -ENOSPC || error == -EDQUOT;
-}
-
-static void
-on_retry(evutil_socket_t fd, short what, void *arg)
-{
-	struct intake *intake = arg;
-
-	(void)fd;
-	(void)what;
-	if (open_writer(intake) < 0)
-		return;
-	event_del(intake->retry);
-	log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
-	    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)));
 }
 
 int
 intake_start(struct intake *intake, int spool_fd, int wake_fd)
 {
 	const struct timeval every = loop_timeval(sweep_every_ms(intake->config));
-	const struct timeval retry = loop_timeval(RETRY_MS);
 	int r;
 
 	intake->spool_fd = spool_fd;
 	intake->wake_fd = wake_fd;
 	intake->sweep = event_new(intake->base, -1, EV_PERSIST, on_sweep, intake);
-	intake->retry = event_new(intake->base, -1, EV_PERSIST, on_retry, intake);
-	if (intake->sweep == NULL || intake->retry == NULL || event_add(intake->sweep, &every) < 0)
+	if (intake->sweep == NULL || event_add(intake->sweep, &every) < 0)
 		return -ENOMEM;
 	r = open_writer(intake);
-	if (r == 0)
-		return 0;
-	log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
-	    KV_STR("error", strerror(-r)),
-	    KV_WHY("its first file cannot be made: no mail is taken"),
-	    KV_FIX(is_want_of_room(r) ? "make room; mail is taken by itself then"
-	                              : "mend what the error says; it is tried again"));
-	if (!is_want_of_room(r))
-		return r;
-	/* clients are told so, and mail is taken again as soon as there is room */
-	atomic_store(&intake->page->spool_failed, (uint32_t)-r);
-	return event_add(intake->retry, &retry) < 0 ? -ENOMEM : 0;
+	if (r < 0)
+		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
+		    KV_STR("error", strerror(-r)),
+		    KV_WHY("its first file cannot be made: no mail is taken"),
+		    KV_FIX("mend what the error says; it is tried again"));
+	return r;
 }
 
 void
@@ -454,8 +419,6 @@ intake_close(struct intake *intake)
 	assert(intake->n_sessions == 0 && intake->n_messages == 0);
 	if (intake->sweep != NULL)
 		event_free(intake->sweep);
-	if (intake->retry != NULL)
-		event_free(intake->retry);
 	if (intake->committed != NULL)
 		event_free(intake->committed);
 	free(intake);

@@ -35,7 +35,7 @@ struct intake {
 	struct loop *loop;
 	struct event_base *base;
 	struct shared_page *page;
-	struct spool_writer *writer; /* NULL: there was no room for its first file yet */
+	struct spool_writer *writer;
 	struct peer_finder *finder;
 	struct listeners *listeners;
 	int spool_fd; /* the spool directory */
@@ -59,7 +59,7 @@ struct intake {
 	struct refusals refusals;
 	char refusal[512]; /* the last one */
 
-	struct event *sweep, *committed, *retry;
+	struct event *sweep, *committed;
 	char buffer[INTAKE_READ_BYTES];
 };
 

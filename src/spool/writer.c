@@ -196,7 +196,6 @@ item_finish(struct item_list *done, struct spool_item *item, int result)
 static void
 preparer_make_spare(struct spool_writer *w)
 {
-	struct spool_report recovered = { .kind = SPOOL_REPORT_RECOVERED, .operation = "create" };
 	struct spool_report failed = { .kind = SPOOL_REPORT_FAILED, .operation = "create" };
 	struct spool_file f = { .fd = -1 };
 	int r;
@@ -207,10 +206,6 @@ preparer_make_spare(struct spool_writer *w)
 	if (r == 0) {
 		w->spare = f;
 		w->spare_error = 0;
-		if (atomic_load(&w->failed)) {
-			set_failed(w, 0);
-			report_locked(w, &recovered);
-		}
 	} else {
 		if (w->spare_error == 0) {
 			failed.error = -r;
@@ -259,11 +254,31 @@ preparer_run(void *arg)
 
 /* The committer. */
 
+/* There is no file, and none could be made. */
+static void
+begin_failure(struct spool_writer *w)
+{
+	struct spool_report down = {
+		.kind = SPOOL_REPORT_DOWN, .operation = "create", .error = -w->spare_error
+	};
+
+	set_failed(w, w->spare_error);
+	report_locked(w, &down);
+}
+
+static void
+end_failure(struct spool_writer *w)
+{
+	struct spool_report recovered = { .kind = SPOOL_REPORT_RECOVERED, .operation = "create" };
+
+	set_failed(w, 0);
+	report_locked(w, &recovered);
+}
+
 /* Waits for the next file; false: there is none and will be none soon. */
 static bool
 take_spare(struct spool_writer *w)
 {
-	struct spool_report down = { .kind = SPOOL_REPORT_DOWN, .operation = "create" };
 	bool taken;
 
 	pthread_mutex_lock(&w->lock);
@@ -275,18 +290,16 @@ take_spare(struct spool_writer *w)
 	if (taken) {
 		w->current = w->spare;
 		w->spare.fd = -1;
+		w->journal_bytes += w->options.segment_bytes;
+		atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
 		pthread_cond_signal(&w->prepare); /* and the one after it */
+		if (atomic_load(&w->failed))
+			end_failure(w);
 	} else if (!atomic_load(&w->failed)) {
-		down.error = -w->spare_error;
-		set_failed(w, w->spare_error);
-		report_locked(w, &down);
+		begin_failure(w);
 	}
 	pthread_mutex_unlock(&w->lock);
-	if (!taken)
-		return false;
-	w->journal_bytes += w->options.segment_bytes;
-	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
-	return true;
+	return taken;
 }
 
 /* Hands the full file to the preparer. */
@@ -596,15 +609,22 @@ commit_waiting(struct spool_writer *w, struct item_list *waiting)
 	}
 }
 
-/* So many IDs were given without a message that the number is nearly used up. */
-static void
-renew_ids(struct spool_writer *w)
+/* With nothing to be written: there was no file, and now there is; or so many IDs were given without a
+ * message that the number is nearly used up. */
+static bool
+is_next_file_due(const struct spool_writer *w)
 {
-	if (w->options.kind == SEGMENT_JOURNAL || !file_is_open(&w->current))
-		return;
-	if ((atomic_load(&w->next_id) & QUEUE_ID_SEQUENCE_MAX) < IDS_LOW)
-		return;
-	end_current(w);
+	if (!file_is_open(&w->current))
+		return file_is_open(&w->spare);
+	return w->options.kind != SEGMENT_JOURNAL &&
+	       (atomic_load(&w->next_id) & QUEUE_ID_SEQUENCE_MAX) >= IDS_LOW;
+}
+
+static void
+go_to_next_file(struct spool_writer *w)
+{
+	if (file_is_open(&w->current))
+		end_current(w);
 	(void)take_spare(w);
 }
 
@@ -650,12 +670,13 @@ committer_run(void *arg)
 		w->oldest_ms = 0;
 		if (w->submitted.head == NULL && w->stop)
 			break;
+		if (w->submitted.head == NULL && !is_next_file_due(w)) {
+			pthread_cond_wait(&w->work, &w->lock);
+			continue;
+		}
 		if (w->submitted.head == NULL) {
-			if ((atomic_load(&w->next_id) & QUEUE_ID_SEQUENCE_MAX) < IDS_LOW ||
-			    !file_is_open(&w->current))
-				pthread_cond_wait(&w->work, &w->lock);
 			pthread_mutex_unlock(&w->lock);
-			renew_ids(w);
+			go_to_next_file(w);
 			pthread_mutex_lock(&w->lock);
 			continue;
 		}
@@ -701,6 +722,12 @@ start_threads(struct spool_writer *w)
 static void
 writer_free(struct spool_writer *w)
 {
+	while (w->reports != NULL) {
+		struct report_node *node = w->reports;
+
+		w->reports = node->next;
+		free(node);
+	}
 	if (w->event_fd >= 0)
 		os_close(w->event_fd);
 	pthread_cond_destroy(&w->prepare);
@@ -727,10 +754,29 @@ writer_new(const struct spool_writer_options *options)
 	item_list_init(&w->finished);
 	w->reports_tail = &w->reports;
 	w->spare_wanted = true;
+	atomic_store(&w->next_id, QUEUE_ID_SEQUENCE_MAX); /* none */
 	pthread_mutex_init(&w->lock, NULL);
 	os_condition_init(&w->work);
 	os_condition_init(&w->prepare);
 	return w;
+}
+
+/* Or none, for want of room: that may end, and not only by an operator's hand. Delivery frees what is done. */
+static int
+open_first_file(struct spool_writer *w)
+{
+	int r = file_create(w, &w->current);
+
+	if (r == -ENOSPC || r == -EDQUOT) {
+		w->spare_error = r;
+		begin_failure(w);
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	set_failed(w, 0);
+	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
+	return 0;
 }
 
 int
@@ -742,16 +788,15 @@ spool_writer_open(const struct spool_writer_options *options, struct spool_write
 	r = w->event_fd = os_event_open();
 	if (r < 0)
 		goto fail;
-	r = file_create(w, &w->current);
+	r = open_first_file(w);
 	if (r < 0)
 		goto fail;
 	if (w->options.kind == SEGMENT_JOURNAL)
 		w->journal_bytes = journal_bytes_on_disk(w->options.dirfd);
-	set_failed(w, 0);
-	atomic_store(&w->next_id, queue_id_make(w->current.header.number, 1));
 	r = start_threads(w);
 	if (r < 0) {
-		file_seal(w, &w->current);
+		if (file_is_open(&w->current))
+			file_seal(w, &w->current);
 		goto fail;
 	}
 	*out = w;

@@ -65,7 +65,9 @@ struct spool_writer_options {
 };
 
 /* Makes its first file before it returns, so that a spool that cannot be written is found out at
- * start: -errno then. Starts the thread (signals blocked in it). */
+ * start: -errno then. Only where there is no room (ENOSPC, EDQUOT) it begins as a writer that has
+ * failed: there will be some when delivery has freed what is done. Starts the thread (signals blocked in
+ * it). */
 int spool_writer_open(
     const struct spool_writer_options *options, struct spool_writer **out) MUST_CHECK;
 /* Waits for everything submitted, runs its done() callbacks, marks the file clean, ends the thread.
@@ -82,7 +84,8 @@ bool spool_writer_is_failed(const struct spool_writer *w); /* refuse mail: 452 4
 /* How long the oldest submitted item has been waiting; 0: none waits. A hung disk shows here. */
 uint64_t spool_writer_waiting_ms(struct spool_writer *w);
 /* A new queue ID (intake, delivery), never given before in this directory. Any thread. 0: there
- * is none until the next segment (16 million were asked for in this one): refuse mail. */
+ * is none until the next segment (16 million were asked for in this one, or there was no room for the
+ * first): refuse mail. */
 uint64_t spool_writer_next_id(struct spool_writer *w);
 /* Room on the file system, at most a second ago, less what was submitted since then. Compare free_bytes
  * with spool.min-free. The thread that submits. */

@@ -159,6 +159,7 @@ class Relayd:
 
     def kill_all(self):
         """kill -9 of everything at once: what a power cut leaves, except for the disk."""
+        self.process.send_signal(signal.SIGSTOP)  # it starts no worker that is not seen here
         for pid in self.pids():
             self.kill(pid)
         self.process.wait()

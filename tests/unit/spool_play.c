@@ -173,6 +173,10 @@ prepare(struct play *p, struct spool_writer *w, size_t bytes, struct large *larg
 	char *body = NULL;
 
 	s->id = id != 0 ? id : spool_writer_next_id(w);
+	if (s->id == 0) { /* the writer has no file yet: 452 */
+		free(s);
+		return NULL;
+	}
 	ledger_add(p->ledger, s->id, bytes);
 	e = fixture_envelope(s->id, bytes);
 	if (large != NULL) {
@@ -239,7 +243,7 @@ play_send_large(struct play *p, size_t bytes)
 	if (p->intake == NULL)
 		return;
 	id = spool_writer_next_id(p->intake);
-	if (large_create(p->dirfd, id, &large) < 0)
+	if (id == 0 || large_create(p->dirfd, id, &large) < 0)
 		return; /* 451 before anything was said */
 	body = malloc(bytes);
 	fill_body(id, body, bytes);

@@ -146,6 +146,56 @@ nothing_is_freed_before_all_is_read(void **state)
 	running_end(&x);
 }
 
+static void
+remove_free_files(int dirfd)
+{
+	char name[SEGMENT_NAME_MAX];
+	uint32_t *numbers = NULL;
+	size_t n = 0;
+
+	assert_int_equal(segment_list(dirfd, SEGMENT_NAME_FREE, &numbers, &n), 0);
+	for (size_t i = 0; i < n; i++) {
+		segment_free_name(numbers[i], name);
+		assert_int_equal(os_unlink(dirfd, name), 0);
+	}
+	free(numbers);
+}
+
+/* A disk that is full of what was delivered already: delivery has no room for a file of its own, and makes
+ * it. */
+static void
+without_room_it_frees_what_is_done_and_then_begins(void **state)
+{
+	struct journal_outcome done = { .flags = JOURNAL_DONE };
+	struct fixture *f = *state;
+	struct running x;
+	uint64_t ids[8];
+
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(ids); i++)
+		assert_int_equal(fixture_send(f, "good", 4, &ids[i], NULL), 0);
+	fixture_stop(f);
+	fixture_writer(f, SEGMENT_JOURNAL, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+		done.id = ids[i];
+		assert_int_equal(fixture_outcome(f, &done), 0);
+	}
+	fixture_stop(f);
+	remove_free_files(f->dirfd);
+	assert_int_equal(segments(f->dirfd), 1);
+	os_disk_fail(disk, OS_CALL_ALLOCATE, 1, ENOSPC, true);
+	assert_int_equal(running_begin(&x, f->dirfd, SMALL_SEGMENT), 0);
+	assert_string_not_equal(delivery_paused(x.d), "");
+	for (unsigned i = 0; i < SECONDS * 1000 && segments(f->dirfd) > 0; i++)
+		turn(&x);
+	assert_int_equal(segments(f->dirfd), 0);
+	os_disk_heal(disk);
+	for (unsigned i = 0; i < SECONDS * 1000 && spool_writer_is_failed(x.d->journal); i++)
+		turn(&x);
+	assert_string_equal(delivery_paused(x.d), "");
+	running_end(&x);
+}
+
 int
 main(void)
 {
@@ -154,6 +204,8 @@ main(void)
 		    nothing_leaves_while_a_revocation_may_be_unread, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 		    nothing_is_freed_before_all_is_read, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+		    without_room_it_frees_what_is_done_and_then_begins, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

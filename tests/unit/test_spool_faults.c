@@ -355,6 +355,35 @@ a_failed_writer_refuses_and_comes_back_by_itself(void **state)
 }
 
 static void
+a_writer_that_finds_no_room_begins_when_there_is_some(void **state)
+{
+	struct fixture *f = *state;
+	struct shared_page *page;
+	uint64_t id;
+	int fd;
+
+	assert_int_equal(shared_page_create(&fd, &page), 0);
+	os_disk_fail(disk, OS_CALL_ALLOCATE, 1, EDQUOT, true);
+	fixture_writer(f, SEGMENT_INTAKE, page);
+	assert_true(spool_writer_is_failed(f->writer));
+	assert_int_equal(atomic_load(&page->spool_failed), EDQUOT);
+	assert_int_equal(spool_writer_next_id(f->writer), 0);
+	assert_int_equal(fixture_send(f, "full", 4, NULL, NULL), -EAGAIN);
+	assert_int_equal(f->reports[SPOOL_REPORT_DOWN], 1);
+	os_disk_heal(disk);
+	for (int i = 0; i < 500 && spool_writer_is_failed(f->writer); i++)
+		usleep(10000);
+	assert_int_not_equal(spool_writer_next_id(f->writer), 0); /* at once: MAIL asks for it */
+	assert_int_equal(atomic_load(&page->spool_failed), 0);
+	assert_int_equal(fixture_send(f, "well", 4, &id, NULL), 0);
+	assert_int_equal(f->reports[SPOOL_REPORT_RECOVERED], 1);
+	fixture_stop(f);
+	assert_null(os_disk_violation(disk));
+	shared_page_unmap(page);
+	close(fd);
+}
+
+static void
 an_outcome_is_written_again_in_the_next_journal(void **state)
 {
 	struct journal_outcome o = { .id = queue_id_make(1000, 1), .flags = JOURNAL_DONE };
@@ -777,6 +806,7 @@ main(void)
 		TEST(a_failed_sync_is_revoked_and_the_next_segment_is_used),
 		TEST(when_it_cannot_be_revoked_nothing_is_said),
 		TEST(a_failed_writer_refuses_and_comes_back_by_itself),
+		TEST(a_writer_that_finds_no_room_begins_when_there_is_some),
 		TEST(an_outcome_is_written_again_in_the_next_journal),
 		TEST(recovery_syncs_and_forgets_before_it_reads),
 		TEST(what_was_refused_stays_away_when_both_files_go),
