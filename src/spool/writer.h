@@ -19,7 +19,7 @@
  * is a fact, and saying it twice does no harm. So an outcome's result is 0 or -EIO; keep it and submit
  * it again when spool_writer_is_failed() is false.) When the next file fails as well the writer is
  * failed: it answers -EAGAIN at once, without touching the disk, and tries a new file by itself after
- * 1 s, doubling to 60 s. */
+ * 1 s, doubling to 10 s. */
 #ifndef RELAYD_SPOOL_WRITER_H
 #define RELAYD_SPOOL_WRITER_H
 

@@ -20,7 +20,8 @@ from tools import wait_for
 
 STEP = 4
 CALLS_MOST = 120  # of one kind in one thread and run; what comes later is not tampered with
-CALLS_FEW = {"recvfrom": 24, "sendto": 24, "connect": 8}  # each of them costs a connection, and then a pause
+# Each of these costs a connection, and then a pause; or a pause until a file is tried again, which takes several of them.
+CALLS_FEW = {"recvfrom": 24, "sendto": 24, "connect": 8, ("pwritev", "ENOSPC"): 8}
 SMALL, INLINE, LARGE = b"small\r\n", b"inline" * 40000 + b"\r\n", b"large" * 70000 + b"\r\n"
 BODIES = [SMALL, LARGE, *[INLINE] * 9, SMALL]  # more than two segments
 SOON = 12  # seconds after the last fault: the second try of a new file comes after 3
@@ -47,8 +48,8 @@ def names(rows):
     return [f"{call}-{error}" for call, error in rows]
 
 
-def calls_most(call):
-    return CALLS_FEW.get(call, CALLS_MOST)
+def calls_most(call, error=None):
+    return CALLS_FEW.get((call, error), CALLS_FEW.get(call, CALLS_MOST))
 
 
 def what(error):
@@ -252,7 +253,7 @@ def test_errors_while_delivery_sends(alone, ledger, queue, call, error):
     for k in range(1, STEP + 1):
         alone.stop()
         queue.lay_out()
-        alone.start_delivery(Inject(call, what(error), f"{before + k}..{before + calls_most(call)}+{STEP}"))
+        alone.start_delivery(Inject(call, what(error), f"{before + k}..{before + calls_most(call, error)}+{STEP}"))
         drains(alone)
         alone.injected += alone.strace.injected() if alone.strace else 1
         alone.stop()  # what is left is read from the spool

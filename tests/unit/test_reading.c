@@ -38,14 +38,20 @@ turn(struct running *x)
 }
 
 static size_t
-segments(int dirfd)
+count(int dirfd, enum segment_name_kind kind)
 {
 	uint32_t *numbers = NULL;
 	size_t n = 0;
 
-	assert_int_equal(segment_list(dirfd, SEGMENT_NAME_INTAKE, &numbers, &n), 0);
+	assert_int_equal(segment_list(dirfd, kind, &numbers, &n), 0);
 	free(numbers);
 	return n;
+}
+
+static size_t
+segments(int dirfd)
+{
+	return count(dirfd, SEGMENT_NAME_INTAKE);
 }
 
 /* Messages, one that was refused, and the file that says so. */
@@ -161,6 +167,18 @@ remove_free_files(int dirfd)
 	free(numbers);
 }
 
+/* What a delivery leaves that is killed as soon as it has opened. */
+static void
+leave_an_empty_journal(int dirfd)
+{
+	struct segment_header header;
+	int fd;
+
+	assert_int_equal(
+	    segment_create(dirfd, SEGMENT_JOURNAL, SMALL_SEGMENT, NULL, &header, &fd), 0);
+	os_close(fd);
+}
+
 /* A disk that is full of what was delivered already: delivery has no room for a file of its own, and makes
  * it. */
 static void
@@ -181,11 +199,15 @@ without_room_it_frees_what_is_done_and_then_begins(void **state)
 		assert_int_equal(fixture_outcome(f, &done), 0);
 	}
 	fixture_stop(f);
+	for (int i = 0; i < 5; i++)
+		leave_an_empty_journal(f->dirfd);
 	remove_free_files(f->dirfd);
 	assert_int_equal(segments(f->dirfd), 1);
 	os_disk_fail(disk, OS_CALL_ALLOCATE, 1, ENOSPC, true);
 	assert_int_equal(running_begin(&x, f->dirfd, SMALL_SEGMENT), 0);
 	assert_string_not_equal(delivery_paused(x.d), "");
+	assert_int_equal(
+	    count(f->dirfd, SEGMENT_NAME_JOURNAL), 1); /* the one that says something */
 	for (unsigned i = 0; i < SECONDS * 1000 && segments(f->dirfd) > 0; i++)
 		turn(&x);
 	assert_int_equal(segments(f->dirfd), 0);
