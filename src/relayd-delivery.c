@@ -26,7 +26,6 @@ struct program {
 	struct loop *loop;
 	struct delivery *delivery;
 	struct control *control;
-	int dirfd;
 	struct shared_page *page;
 };
 
@@ -73,7 +72,9 @@ make_alone(struct program *p)
 	if (bind(w->first_listener_fd, (struct sockaddr *)&sun, sizeof(sun)) < 0 ||
 	    listen(w->first_listener_fd, 16) < 0)
 		return -errno;
-	return segment_prepare_directory(p->dirfd);
+	w->spool_fd =
+	    open(w->config->spool.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return w->spool_fd < 0 ? -errno : segment_prepare_directory(w->spool_fd);
 }
 
 static void
@@ -81,7 +82,7 @@ enter_sandbox(const struct program *p)
 {
 	char why[SANDBOX_WHY_MAX] = "";
 
-	if (confine(p->worker.config, why))
+	if (confine(p->worker.config, p->worker.spool_fd, why))
 		log_debug("sandbox.entered", KV_STR("program", p->worker.program));
 	else
 		log_warning("sandbox.limited", KV_STR("program", p->worker.program), KV_WHY(why));
@@ -98,20 +99,16 @@ run(struct program *p)
 	struct delivery_options options = { 0 };
 	int r;
 
-	p->dirfd =
-	    open(w->config->spool.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (p->dirfd < 0)
-		return fail("the spool directory cannot be opened", -errno);
 	r = w->is_alone ? make_alone(p) : shared_page_map(w->shared_fd, &p->page);
 	if (r < 0)
-		return fail("the shared page or the control socket cannot be used", r);
+		return fail("the spool, the shared page or the control socket cannot be used", r);
 	r = loop_open(&loop_options, &p->loop);
 	if (r < 0)
 		return fail("no event loop", r);
 	enter_sandbox(p);
 	options = (struct delivery_options){ .config = w->config,
 		.loop = p->loop,
-		.dirfd = p->dirfd,
+		.dirfd = w->spool_fd,
 		.page = p->page,
 		.wake_fd = w->wake_fd };
 	r = delivery_open(&options, &p->delivery);
@@ -128,7 +125,7 @@ run(struct program *p)
 int
 main(int argc, char **argv)
 {
-	struct program p = { .dirfd = -1 };
+	struct program p = { 0 };
 	bool done = false;
 	int status;
 

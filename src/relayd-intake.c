@@ -25,7 +25,6 @@ struct program {
 	struct shared_page *page;
 	struct peer_finder *finder;
 	struct intake *intake;
-	int spool_fd;
 };
 
 static void
@@ -44,11 +43,11 @@ prepare_alone(struct program *program)
 
 	if (mkdir(program->worker.config->spool.directory, 0700) < 0 && errno != EEXIST)
 		return -errno;
-	program->spool_fd = open(program->worker.config->spool.directory,
+	program->worker.spool_fd = open(program->worker.config->spool.directory,
 	    O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (program->spool_fd < 0)
+	if (program->worker.spool_fd < 0)
 		return -errno;
-	r = segment_prepare_directory(program->spool_fd);
+	r = segment_prepare_directory(program->worker.spool_fd);
 	if (r == 0)
 		r = shared_page_create(&program->worker.shared_fd, &program->page);
 	if (r < 0)
@@ -62,10 +61,6 @@ prepare(struct program *program)
 {
 	if (program->worker.is_alone)
 		return prepare_alone(program);
-	program->spool_fd = open(program->worker.config->spool.directory,
-	    O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (program->spool_fd < 0)
-		return -errno;
 	return shared_page_map(program->worker.shared_fd, &program->page);
 }
 
@@ -74,14 +69,14 @@ static void
 confine(const struct program *program)
 {
 	const struct sandbox_path paths[] = {
-		{ program->worker.config->spool.directory, SANDBOX_WRITE },
 		{ "/sys/fs/cgroup", SANDBOX_LIST }, /* peer.c: names of units */
 		{ "/proc", SANDBOX_READ },          /* peer.c: the cgroup of a unix client */
 		{ "/dev/null", SANDBOX_READ },      /* listener.c: the reserved descriptor */
 	};
-	const struct sandbox_options options = {
-		.profile = SANDBOX_INTAKE, .paths = paths, .n_paths = ARRAY_LEN(paths)
-	};
+	const struct sandbox_options options = { .profile = SANDBOX_INTAKE,
+		.paths = paths,
+		.n_paths = ARRAY_LEN(paths),
+		.writable_fd = program->worker.spool_fd };
 	char why[SANDBOX_WHY_MAX];
 
 	tzset();
@@ -112,7 +107,7 @@ serve(struct program *program)
 	if (r < 0)
 		return WORKER_EXIT_UNAVAILABLE;
 	confine(program);
-	r = intake_start(program->intake, program->spool_fd, program->worker.wake_fd);
+	r = intake_start(program->intake, program->worker.spool_fd, program->worker.wake_fd);
 	if (r < 0)
 		return WORKER_EXIT_IO;
 	loop_ready(program->loop);
@@ -126,15 +121,13 @@ end(struct program *program)
 	peer_finder_close(program->finder);
 	loop_close(program->loop);
 	shared_page_unmap(program->page);
-	if (program->spool_fd >= 0)
-		close(program->spool_fd);
 	worker_end(&program->worker);
 }
 
 int
 main(int argc, char **argv)
 {
-	struct program program = { .spool_fd = -1 };
+	struct program program = { 0 };
 	bool done;
 	int r;
 

@@ -271,24 +271,28 @@ static const uint64_t rights[] = {
 };
 
 static int
+allow_open(int ruleset, int fd, enum sandbox_access access, uint64_t handled)
+{
+	struct landlock_path_beneath_attr rule = { .allowed_access = rights[access],
+		.parent_fd = fd };
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	rule.allowed_access &= handled & (S_ISDIR(st.st_mode) ? ~0ULL : ONLY_FILES);
+	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
+	           ? -errno
+	           : 0;
+}
+
+static int
 allow_path(int ruleset, const struct sandbox_path *path, uint64_t handled)
 {
-	struct landlock_path_beneath_attr rule = { .allowed_access = rights[path->access] };
-	struct stat st;
-	int fd, r;
+	int r, fd = open(path->path, O_PATH | O_CLOEXEC);
 
-	fd = open(path->path, O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT || errno == EACCES || errno == ENOTDIR ? 0 : -errno;
-	if (fstat(fd, &st) < 0) {
-		r = -errno;
-		goto out;
-	}
-	rule.parent_fd = fd;
-	rule.allowed_access &= handled & (S_ISDIR(st.st_mode) ? ~0ULL : ONLY_FILES);
-	r = (int)syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
-	r = r < 0 ? -errno : 0;
-out:
+	r = allow_open(ruleset, fd, path->access, handled);
 	close(fd);
 	return r;
 }
@@ -306,6 +310,8 @@ fill_ruleset(int ruleset, const struct ruleset *handled, const struct sandbox_op
 {
 	int r = 0;
 
+	if (options->writable_fd > 0)
+		r = allow_open(ruleset, options->writable_fd, SANDBOX_WRITE, handled->files);
 	for (size_t i = 0; r == 0 && i < options->n_paths; i++)
 		if (options->paths[i].path != NULL)
 			r = allow_path(ruleset, &options->paths[i], handled->files);

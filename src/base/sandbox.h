@@ -35,6 +35,8 @@ struct sandbox_options {
 	enum sandbox_profile profile;
 	const struct sandbox_path *paths;
 	size_t n_paths;
+	int writable_fd; /* a directory that is open already: as SANDBOX_WRITE, whatever stands at its
+	                    name by now; 0: none */
 	const uint16_t *ports; /* of other hosts (TCP), for a profile that may connect at all */
 	size_t n_ports;
 };

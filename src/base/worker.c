@@ -50,11 +50,12 @@ reset_signals(void)
 static void
 take_descriptors(struct worker *worker)
 {
-	for (int fd = WORKER_FD_CONFIG; fd <= WORKER_FD_SUPERVISOR; fd++)
+	for (int fd = WORKER_FD_CONFIG; fd <= WORKER_FD_SPOOL; fd++)
 		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	worker->shared_fd = WORKER_FD_SHARED;
 	worker->wake_fd = WORKER_FD_WAKE;
 	worker->supervisor_fd = WORKER_FD_SUPERVISOR;
+	worker->spool_fd = WORKER_FD_SPOOL;
 	worker->first_listener_fd = WORKER_FD_FIRST_LISTENER;
 }
 
@@ -98,6 +99,7 @@ worker_start(int argc, char **argv, const char *program, struct worker *out, boo
 		.shared_fd = -1,
 		.wake_fd = -1,
 		.supervisor_fd = -1,
+		.spool_fd = -1,
 		.first_listener_fd = -1 };
 	const char *path = NULL;
 	int option, r;
@@ -152,6 +154,7 @@ worker_end(struct worker *worker)
 	close_if_open(worker->shared_fd);
 	close_if_open(worker->wake_fd);
 	close_if_open(worker->supervisor_fd);
+	close_if_open(worker->spool_fd);
 	config_free(worker->config);
 	worker->config = NULL;
 }

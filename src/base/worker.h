@@ -24,7 +24,8 @@ enum worker_fd {
 	WORKER_FD_SHARED = 4,         /* memfd: struct shared_page (spool/shared_page.h) */
 	WORKER_FD_WAKE = 5,           /* eventfd: intake -> delivery "look at the page" */
 	WORKER_FD_SUPERVISOR = 6,     /* this end of the channel */
-	WORKER_FD_FIRST_LISTENER = 7, /* intake: one for each config->listen[], in order;
+	WORKER_FD_SPOOL = 7,          /* the spool directory, whatever stands at its name by now */
+	WORKER_FD_FIRST_LISTENER = 8, /* intake: one for each config->listen[], in order;
 	                               * delivery: the control listener. Behind them all stands the
 	                               * spool's lock: held open, so that no other relayd takes the
 	                               * spool while a worker of a killed one still writes it */
@@ -71,6 +72,7 @@ struct worker {
 	int shared_fd; /* worker owns all of them until worker_end() */
 	int wake_fd;
 	int supervisor_fd;
+	int spool_fd;
 	int first_listener_fd;
 };
 

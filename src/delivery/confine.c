@@ -122,18 +122,18 @@ reach_fini(struct reach *reach)
 }
 
 bool
-confine(const struct config *config, char why[SANDBOX_WHY_MAX])
+confine(const struct config *config, int spool_fd, char why[SANDBOX_WHY_MAX])
 {
 	struct sandbox_options options = { .profile = SANDBOX_DELIVERY };
 	struct reach reach = { 0 };
 	bool whole;
 
-	reach_path(&reach, xstrdup(config->spool.directory), SANDBOX_WRITE);
 	for (size_t i = 0; i < ARRAY_LEN(system_paths); i++)
 		reach_path(&reach, xstrdup(system_paths[i].path), system_paths[i].access);
 	reach_environment(&reach);
 	for (size_t i = 0; i < config->n_upstreams; i++)
 		reach_upstream(&reach, &config->upstreams[i]);
+	options.writable_fd = spool_fd;
 	options.paths = reach.paths;
 	options.n_paths = reach.n_paths;
 	options.ports = reach.ports;

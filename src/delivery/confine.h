@@ -7,6 +7,6 @@
 #include "base/sandbox.h"
 
 /* As sandbox_enter(), with the list that follows from config and environment. */
-bool confine(const struct config *config, char why[SANDBOX_WHY_MAX]) MUST_CHECK;
+bool confine(const struct config *config, int spool_fd, char why[SANDBOX_WHY_MAX]) MUST_CHECK;
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -138,6 +139,15 @@ refuse_failed(struct intake *intake)
 	return intake->refusal;
 }
 
+static const char *
+refuse_moved(struct intake *intake)
+{
+	snprintf(intake->refusal, sizeof(intake->refusal),
+	    "452 4.3.1 the spool is not in %.200s any more: try again later",
+	    intake->config->spool.directory);
+	return intake->refusal;
+}
+
 const char *
 intake_refusal(struct intake *intake, uint64_t bytes)
 {
@@ -148,6 +158,8 @@ intake_refusal(struct intake *intake, uint64_t bytes)
 		return "421 4.3.2 relayd stops: try again later";
 	if (spool_writer_is_failed(intake->writer))
 		return refuse_failed(intake);
+	if (intake->is_moved)
+		return refuse_moved(intake);
 	waiting_ms = spool_writer_waiting_ms(intake->writer);
 	if (waiting_ms >= INTAKE_STALL_MS)
 		return refuse_stalled(intake, waiting_ms);
@@ -195,6 +207,43 @@ look_for_an_answer(struct intake *intake)
 	    KV_WHY("the disk answers again"));
 }
 
+/* Does the name of the spool lead to another directory than the one that we write, or to none? */
+static bool
+is_moved(const struct intake *intake)
+{
+	struct stat ours, named;
+
+	if (fstat(intake->spool_fd, &ours) < 0)
+		return false;
+	if (stat(intake->config->spool.directory, &named) < 0)
+		return errno == ENOENT || errno == ENOTDIR;
+	return ours.st_dev != named.st_dev || ours.st_ino != named.st_ino;
+}
+
+/* Whoever starts next looks where the name leads: what goes into a directory that was moved away, or
+ * removed, would not be found. */
+static void
+look_for_directory(struct intake *intake)
+{
+	bool moved = is_moved(intake);
+
+	if (moved == intake->is_moved)
+		return;
+	intake->is_moved = moved;
+	if (moved)
+		log_error("spool.failed", KV_STR("directory", intake->config->spool.directory),
+		    KV_WHY("it was moved away, removed or mounted over: new mail is refused, for "
+		           "the next start would not find it; what is queued is still delivered"),
+		    KV_FIX("put it back (the mail that was accepted is in it), or restart relayd, "
+		           "which begins with what stands there now"));
+	else
+		log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
+		    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)),
+		    KV_WHY("the directory is back"));
+	if (!spool_writer_is_failed(intake->writer))
+		atomic_store(&intake->page->spool_failed, moved ? ENOENT : 0);
+}
+
 /* What came to an end, and what is still so. */
 static void
 look_at_spool(struct intake *intake, uint64_t now_ms)
@@ -203,6 +252,7 @@ look_at_spool(struct intake *intake, uint64_t now_ms)
 
 	look_for_room(intake, now_ms);
 	look_for_an_answer(intake);
+	look_for_directory(intake);
 	refused = refusals_due(&intake->refusals, now_ms);
 	if (refused > 0)
 		log_warning("message.rejected", KV_INT("refused", (int64_t)refused),

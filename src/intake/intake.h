@@ -54,6 +54,7 @@ struct intake {
 	uint64_t refused_ms; /* when a limit was logged last: not once for each connection */
 	bool is_full;        /* no room on the disk: logged, as will be its end */
 	bool is_stalled;     /* the disk is silent: the same */
+	bool is_moved;       /* the spool's name leads elsewhere: the same */
 	uint64_t full_since_ms, full_ms; /* when the first, and when the last message had no room */
 	uint64_t full_bytes;             /* room for that much is wanted before it is over */
 	struct refusals refusals;

@@ -169,6 +169,7 @@ collect_descriptors(const struct child_start *start, int config_fd, int channel_
 	fds[n++] = start->shared_fd;
 	fds[n++] = start->wake_fd;
 	fds[n++] = channel_fd;
+	fds[n++] = start->spool_fd;
 	if (start->role == CHILD_DELIVERY)
 		fds[n++] = l->control.fd;
 	else

@@ -37,6 +37,7 @@ struct child_start {
 	const char *directory; /* where the programs are looked for first; NULL: only in libexec */
 	struct generation *generation;
 	int shared_fd, wake_fd;
+	int spool_fd;
 	int lock_fd; /* the spool's: it lasts as long as any worker */
 	struct event_base *base;
 	void (*on_ready)(void *arg, struct child *child);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -165,7 +166,7 @@ check_min_free(const struct check *c, const struct config *config)
 		    KV_FIX("take it out: the default is 96M, or six of segment if that is more"));
 }
 
-/* The relayd that wrote its number into the lock; 0: nobody can tell. */
+/* The relayd that wrote its number into the lock; 0: nobody can tell, the file is a new one. */
 static pid_t
 holder_of(int lock_fd)
 {
@@ -177,31 +178,54 @@ holder_of(int lock_fd)
 }
 
 static bool
-is_gone(pid_t pid)
+is_alive(pid_t pid)
 {
-	return pid > 0 && kill(pid, 0) < 0 && errno == ESRCH;
+	return pid > 0 && (kill(pid, 0) == 0 || errno != ESRCH);
+}
+
+/* The file says who has it and works over NFS, but somebody may remove it; the directory itself is locked as
+ * well, where the file system can do that. */
+static int
+lock(int dir_fd, int fd)
+{
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(fd, F_OFD_SETLK, &whole) < 0)
+		return errno == EACCES ? -EAGAIN : -errno;
+	if (flock(dir_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+		whole.l_type = F_UNLCK;
+		(void)fcntl(fd, F_OFD_SETLK, &whole);
+		return -EAGAIN;
+	}
+	return 0;
 }
 
 /* Workers hold the lock with their relayd. When that was killed they end by themselves within
  * moments; until then intake may still write the spool, and nobody else may read or free it. */
 static int
-lock_or_wait(const struct check *c, int fd)
+lock_or_wait(const struct check *c, int dir_fd, int fd)
 {
 	static const struct timespec moment = { .tv_nsec = LOCK_MOMENT_MS * 1000000L };
-	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	pid_t holder = 0;
+	int r;
 
 	for (unsigned waited_ms = 0; waited_ms <= LOCK_WAIT_MS; waited_ms += LOCK_MOMENT_MS) {
-		if (fcntl(fd, F_OFD_SETLK, &whole) == 0)
+		r = lock(dir_fd, fd);
+		if (r == 0)
 			return 0;
-		if (errno != EAGAIN && errno != EACCES)
-			return tell(c, -errno, "cannot lock: %s", strerror(errno));
+		if (r != -EAGAIN)
+			return tell(c, r, "cannot lock: %s", strerror(-r));
 		holder = holder_of(fd);
-		if (!is_gone(holder))
+		if (is_alive(holder))
 			return tell(c, -EBUSY,
 			    "another relayd (pid %ld) uses it: stop that one first", (long)holder);
 		nanosleep(&moment, NULL);
 	}
+	if (holder == 0)
+		return tell(c, -EBUSY,
+		    "another relayd uses it (its file \"lock\", which says which, was removed): "
+		    "stop "
+		    "that one first");
 	return tell(c, -EBUSY,
 	    "another relayd (pid %ld, killed or not to be seen from here) or a worker of it still "
 	    "uses it: stop that one first",
@@ -224,7 +248,7 @@ take_lock(const struct check *c, int dir_fd, int *out)
 		r = tell(c, -EINVAL, "lock is not a file of its own: remove it");
 		goto fail;
 	}
-	r = lock_or_wait(c, fd);
+	r = lock_or_wait(c, dir_fd, fd);
 	if (r < 0)
 		goto fail;
 	len = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());

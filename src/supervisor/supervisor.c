@@ -164,6 +164,7 @@ start_child(struct supervisor *sup, enum child_role role, struct generation *g)
 		.generation = g,
 		.shared_fd = page_shared_fd(sup->page),
 		.wake_fd = page_wake_fd(sup->page),
+		.spool_fd = sup->held.home.dir_fd,
 		.lock_fd = sup->held.home.lock_fd,
 		.base = sup->base,
 		.on_ready = on_child_ready,

@@ -320,24 +320,6 @@ def test_a_disk_that_hangs(relayd, sink, disks, ledger):  # noqa: F811
 
 # Somebody tidies up.
 
-def test_the_directory_is_renamed(relayd, sink, ledger):
-    """It holds the directory, whatever its name is."""
-    relayd.to_sink(sink).start()
-    moved = relayd.spool.with_name("elsewhere")
-    assert ledger.send().is_acknowledged
-    relayd.spool.rename(moved)
-    ledger.load(50, size=100000, connections=5).wait()
-    ledger.settle()
-    stays_the_same(relayd)
-    assert relayd.stop() == 0
-    moved.rename(relayd.spool)
-    relayd.start()
-    takes_mail(ledger)
-    ledger.settle()
-    found = ledger.check("test_disk.renamed", rows=[16], exact=True)
-    assert not found["messages_refused"]
-
-
 def test_the_directory_is_removed(relayd, sink, ledger):
     """I1: the file's name is durable. What was acknowledged before is gone with it; nothing is acknowledged after it, and
     the next start makes a new one."""

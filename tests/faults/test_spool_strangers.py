@@ -366,7 +366,64 @@ def test_links_swapped_under_its_hands_lead_nowhere(relayd, sink, own, ledger):
     ledger.check("test_spool_strangers.swapped", rows=[16], other_errors_injected=swaps)
 
 
+def stands_elsewhere(relayd, own):
+    relayd.spool.rename(own / "elsewhere")
+
+
+def is_another_one(relayd, own):
+    relayd.spool.rename(own / "elsewhere")
+    shutil.copytree(own / "elsewhere", relayd.spool, ignore=shutil.ignore_patterns("*.*"))
+    for path in [relayd.spool, *relayd.spool.iterdir()]:
+        shutil.copystat(own / "elsewhere", path)
+        shutil.chown(path, (own / "elsewhere").stat().st_uid)
+
+
+@pytest.mark.parametrize("lose", [stands_elsewhere, is_another_one])
+def test_a_spool_that_is_moved_away_takes_no_mail(relayd, sink, own, ledger, lose):
+    """The next start would not find it. What it holds is delivered out of it, by workers that start anew as well, and it
+    takes mail again when it is back."""
+    sink.stop()
+    relayd.to_sink(sink).start()
+    assert ledger.send().is_acknowledged
+    lose(relayd, own)
+    wait_for(lambda: ledger.send().answer.startswith("452 4.3.1 the spool is not in"), 5)
+    [told] = relayd.events("spool.failed")
+    assert "moved away" in told["why"] and "put it back" in told["fix"] and told["directory"] == str(relayd.spool)
+    assert "NEW MAIL IS REFUSED" in relayd.status()
+    for program in ("relayd-intake", "relayd-delivery"):
+        pid = relayd.pid_of(program)
+        relayd.kill(pid)
+        wait_for(lambda: relayd.pid_of(program) not in (None, pid), 15)  # noqa: B023 pylint: disable=cell-var-from-loop
+    wait_for(relayd.greets, 15)
+    wait_for(lambda: not ledger.send().is_acknowledged, 5)
+    sink.start()
+    relayd.ctl("retry", "--all")
+    wait_for(lambda: sink.messages, 30, why=relayd.log)
+    if lose is is_another_one:
+        assert not [path for path in relayd.spool.rglob("*.*")]
+        shutil.rmtree(relayd.spool)
+    (own / "elsewhere").rename(relayd.spool)
+    wait_for(lambda: ledger.send().is_acknowledged, 15, why=relayd.log)
+    assert relayd.events("spool.recovered")
+    ledger.settle()
+    ledger.check("test_spool_strangers.moved", rows=[16], crashes=2)
+
+
 # Row 17.
+
+def test_the_lock_is_not_in_its_file_alone(relayd, sink, own, ledger):
+    """Somebody removes it, because it is an old one surely."""
+    relayd.to_sink(sink).start()
+    (relayd.spool / "lock").unlink()
+    status, said = refused(another(relayd, own), 25)  # it may be one that was killed a moment ago: it waits 15 s
+    assert status == EX_UNAVAILABLE and "another relayd uses it" in said, said
+    assert ledger.send().is_acknowledged
+    relayd.kill_all()
+    relayd.start()
+    assert ledger.send().is_acknowledged
+    ledger.settle()
+    ledger.check("test_spool_strangers.unlocked", rows=[17], crashes=1)
+
 
 def another(relayd, own, name="second", **spool):
     """A second relayd for the same spool, with ports of its own."""

@@ -158,8 +158,8 @@ class Relayd(unittest.TestCase):
         self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/run/submit").st_mode), 0o666)
         self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/run/control").st_mode), 0o600)
         self.assertEqual(stat.S_IMODE(os.stat(f"{self.dir}/spool").st_mode), 0o700)
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8\n", self.seen("relayd-delivery"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9 10\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-delivery"))
         self.stop()
         self.assertIn("daemon.stopped", self.read_log())
         self.assertEqual(os.listdir(f"{self.dir}/run"), [])
@@ -176,11 +176,11 @@ class Relayd(unittest.TestCase):
         extra = fcntl.fcntl(0, fcntl.F_DUPFD, 77)  # no number that the worker has for something else
         self.addCleanup(os.close, extra)
         self.start(pass_fds=[extra])
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9 10\n", self.seen("relayd-intake"))
 
     def test_closed_standard_descriptors_are_opened(self):
         self.start(stdin=subprocess.DEVNULL, preexec_fn=lambda: (os.close(0), os.close(1)))
-        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9\n", self.seen("relayd-intake"))
+        self.assertIn("fds 0 1 2 3 4 5 6 7 8 9 10\n", self.seen("relayd-intake"))
 
     def test_a_second_one_names_the_first(self):
         self.start()
