@@ -68,6 +68,13 @@ on_problem(void *arg, const char *text)
 	fprintf(stderr, "relayd: %s\n", text);
 }
 
+static void
+on_doubt(void *arg, const char *why, const char *fix)
+{
+	(void)arg;
+	fprintf(stderr, "relayd: warning: %s; to mend it: %s\n", why, fix);
+}
+
 static int
 check(const char *path)
 {
@@ -79,6 +86,7 @@ check(const char *path)
 		return EX_CONFIG;
 	}
 	problems = config_check_system(config, on_problem, NULL);
+	config_doubts(config, on_doubt, NULL);
 	if (problems > 0)
 		fprintf(stderr, "relayd: %s can be read, but %u thing%s it needs %s not in order\n",
 		    path, problems, problems == 1 ? "" : "s", problems == 1 ? "is" : "are");

@@ -158,6 +158,10 @@ void config_free(struct config *config);
  * Returns the number of problems told. */
 unsigned config_check_system(const struct config *config, config_problem_fn *problem, void *arg);
 
+/* What works and is hardly meant: a password in clear text, say. For people, each with what to do. */
+typedef void config_doubt_fn(void *arg, const char *why, const char *fix);
+void config_doubts(const struct config *config, config_doubt_fn *doubt, void *arg);
+
 /* The canonical text of what is in force: parses back to the same configuration. Holds no secrets
  * (there are none in it); in relayctl's version (`masked`) arguments of password-command are hidden. */
 int config_print(const struct config *config, FILE *out, bool masked);

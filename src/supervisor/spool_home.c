@@ -156,16 +156,6 @@ check_file_system(const struct check *c, int fd)
 			    KV_FIX("put spool { directory } on a local disk or a volume"));
 }
 
-static void
-check_min_free(const struct check *c, const struct config *config)
-{
-	if (config->spool.min_free_bytes == 0)
-		log_warning("config.warned", KV_STR("directory", c->directory),
-		    KV_WHY("spool { min-free } = 0: mail may take the room that delivery needs for "
-		           "what became of it; then nothing leaves until somebody makes room"),
-		    KV_FIX("take it out: the default is 96M, or six of segment if that is more"));
-}
-
 /* The relayd that wrote its number into the lock; 0: nobody can tell, the file is a new one. */
 static pid_t
 holder_of(int lock_fd)
@@ -287,7 +277,6 @@ spool_home_open(const struct config *config, const struct privileges *p, config_
 	if (r < 0)
 		goto fail;
 	check_file_system(&c, dir_fd);
-	check_min_free(&c, config);
 	*out = (struct spool_home){ .dir_fd = dir_fd, .lock_fd = lock_fd };
 	return 0;
 fail:

@@ -432,6 +432,13 @@ load(const struct supervisor_options *options, config_problem_fn *problem, struc
 }
 
 static void
+on_doubt(void *arg, const char *why, const char *fix)
+{
+	(void)arg;
+	log_warning("config.warned", KV_WHY(why), KV_FIX(fix));
+}
+
+static void
 reload(struct supervisor *sup)
 {
 	bool was_ready = sup->is_ready;
@@ -449,6 +456,7 @@ reload(struct supervisor *sup)
 		config_free(config);
 		goto rejected;
 	}
+	config_doubts(config, on_doubt, NULL);
 	sup->next = generation_create(config, listeners);
 	sup->reload_failures = 0;
 	event_del(sup->places[CHILD_INTAKE].restart);
@@ -648,6 +656,7 @@ start(struct supervisor *sup)
 		config_free(config);
 		return acquire_exit_code(r);
 	}
+	config_doubts(config, on_doubt, NULL);
 	sup->current = generation_create(config, listeners);
 	r = page_create(&sup->page);
 	if (r == 0)

@@ -261,6 +261,20 @@ class Relayd(unittest.TestCase):
         result = self.run_relayd("-n")
         self.assertEqual(result.stdout, f"relayd: {self.dir}/conf is good: 2 listeners, 1 upstream\n", result.stderr)
 
+    def test_what_is_hardly_meant_is_told_and_works(self):
+        with open(f"{self.dir}/conf", "a") as out:
+            out.write('upstream "clear" { host = "mail.example.com" tls = none username = "u" password-command = "true" }\n'
+                      'upstream "anybody" { host = "mail.example.com" tls-verify = false auth = none }\n'
+                      'upstream "here" { host = "127.0.0.1" tls = none username = "u" password-command = "true" }\n')
+        result = self.run_relayd("-n")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        clear, anybody = result.stderr.splitlines()
+        self.assertIn('upstream "clear": tls = none: whoever is on the way to mail.example.com reads the password', clear)
+        self.assertIn('upstream "anybody": tls-verify = false: whoever answers as mail.example.com gets the mail', anybody)
+        self.start()
+        self.expect('config.warned why="', 2)
+        self.stop()
+
     # ---- death and silence ----
 
     def test_a_worker_that_died_is_started_again(self):
