@@ -387,13 +387,12 @@ validate_listeners(struct draft *draft)
 
 	for (size_t i = 0; i < config->n_listen; i++)
 		for (size_t j = 0; j < i; j++)
-			if (config->listen[i].sa_len > 0 &&
-			    config->listen[i].sa_len == config->listen[j].sa_len &&
-			    memcmp(&config->listen[i].sa, &config->listen[j].sa,
-			        config->listen[i].sa_len) == 0)
+			if (config->listen[i].sa_len > 0 && config->listen[j].sa_len > 0 &&
+			    netaddr_collide(&config->listen[i].sa, &config->listen[j].sa))
 				draft_complain(draft, draft->listen[i]->place,
-				    "listen \"%s\": this address has a listen block already",
-				    config->listen[i].address);
+				    "listen \"%s\": listen \"%s\" has this address already: leave "
+				    "one of them out",
+				    config->listen[i].address, config->listen[j].address);
 }
 
 static void

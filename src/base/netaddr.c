@@ -154,6 +154,30 @@ netaddr_is_in(const struct sockaddr *sa, const struct config_cidr *network)
 	return true;
 }
 
+bool
+netaddr_collide(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
+{
+	static const uint8_t any[16];
+	const struct sockaddr_in *a4 = (const void *)a, *b4 = (const void *)b;
+	const struct sockaddr_in6 *a6 = (const void *)a, *b6 = (const void *)b;
+
+	if (a->ss_family != b->ss_family)
+		return false;
+	switch (a->ss_family) {
+	case AF_INET:
+		return a4->sin_port == b4->sin_port &&
+		       (a4->sin_addr.s_addr == b4->sin_addr.s_addr ||
+		           a4->sin_addr.s_addr == INADDR_ANY || b4->sin_addr.s_addr == INADDR_ANY);
+	case AF_INET6:
+		return a6->sin6_port == b6->sin6_port &&
+		       (memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof(any)) == 0 ||
+		           memcmp(&a6->sin6_addr, any, sizeof(any)) == 0 ||
+		           memcmp(&b6->sin6_addr, any, sizeof(any)) == 0);
+	default: /* paths: the same text is the same title, told before */
+		return false;
+	}
+}
+
 void
 netaddr_print(const struct sockaddr *sa, char out[NETADDR_TEXT_MAX])
 {

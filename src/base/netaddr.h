@@ -21,6 +21,9 @@ int netaddr_parse_network(const char *text, struct config_cidr *out) MUST_CHECK;
 /* Is the address in the network? IPv6 addresses that stand for IPv4 (::ffff:a.b.c.d) count as that. */
 bool netaddr_is_in(const struct sockaddr *sa, const struct config_cidr *network);
 
+/* Can there be no listener on both? Each has the other's port, and one of them is all addresses or the other's. */
+bool netaddr_collide(const struct sockaddr_storage *a, const struct sockaddr_storage *b);
+
 /* The address for people: "127.0.0.1", "::1", "unix"; with the port: "127.0.0.1:25", "[::1]:25". */
 void netaddr_print(const struct sockaddr *sa, char out[NETADDR_TEXT_MAX]);
 void netaddr_print_port(const struct sockaddr *sa, char out[NETADDR_TEXT_MAX]);

@@ -518,7 +518,11 @@ a_mistake_is_told_with_its_line_and_what_would_be_right(void **state)
 		{ UP "listen \"localhost:25\" { }\n",
 		    ":2: listen \"localhost:25\": it should be an address" },
 		{ UP "listen \"[::1]:25\" { }\nlisten \"[0::1]:25\" { }\n",
-		    ":3: listen \"[0::1]:25\": this address has a listen block already" },
+		    ":3: listen \"[0::1]:25\": listen \"[::1]:25\" has this address already" },
+		{ UP "listen \"0.0.0.0:25\" { }\nlisten \"127.0.0.1:25\" { }\n",
+		    ":3: listen \"127.0.0.1:25\": listen \"0.0.0.0:25\" has this address already" },
+		{ UP "listen \"[fd00::1]:25\" { }\nlisten \"[::]:25\" { }\n",
+		    ":3: listen \"[::]:25\": listen \"[fd00::1]:25\" has this address already" },
 		{ "upstream a {\n host = localhost\n port = 2525\n}\nlisten \"[::1]:2525\" { }\n",
 		    ":2: upstream \"a\": host = localhost, port = 2525: that is relayd itself "
 		    "(listen "
