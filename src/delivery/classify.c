@@ -109,7 +109,9 @@ static const struct row {
 	{ AT_SENDING, 535, 535, NULL,      NULL,                                              PASSWORD(FIX_LOGIN) },
 	{ AT_SENDING, 500, 599, "5.7.57",  NULL,                                              PASSWORD(FIX_NO_LOGIN) },
 	{ AT_SENDING, 500, 599, NULL,      "authentication required|authentication is required|must authenticate|not authenticated|must issue a starttls", PASSWORD(FIX_NO_LOGIN) },
-	{ AT_SENDING, 400, 599, NULL,      "maximum credits|out of credit|no credit|insufficient credit|insufficient balance|account suspended|account is suspended|account disabled|account is disabled|account has been|trial expired|payment required", ACCOUNT(FIX_CREDIT) },
+	{ AT_SENDING, 400, 599, NULL,      "maximum credits|out of credit|no credit|insufficient credit|insufficient balance|trial expired|payment required", ACCOUNT(FIX_CREDIT) },
+	/* (at RCPT it is the recipient's that is disabled) */
+	{ AT_MAIL | AT_DATA, 400, 599, NULL, "account suspended|account is suspended|account disabled|account is disabled|account blocked|account is blocked|account locked|account is locked|account inactive|account is inactive|account is not active|account deactivated|account terminated|account expired|account has expired|account on hold|account has been", ACCOUNT(FIX_CREDIT) },
 	{ AT_MAIL | AT_DATA, 500, 599, "5.2.2", NULL,                                         ACCOUNT(FIX_MAILBOX_FULL) },
 	/* the sender */
 	{ AT_SENDING, 400, 599, NULL,      "not verified|unverified|verify your|verified sender|senderidentity|sender identity", SENDER(FIX_SENDER) },

@@ -34,6 +34,11 @@ static const struct row {
 	{ SMTP_STAGE_END,  452, "4.3.1", "insufficient system storage",       FAILURE_TEMPORARY, MSG, 0 },
 	{ SMTP_STAGE_END,  552, "5.3.4", "message too big",                   FAILURE_PERMANENT, MSG, 0 },
 	{ SMTP_STAGE_END,  554, "5.7.1", "looks like spam",                   FAILURE_PERMANENT, MSG, 0 },
+	/* our account, or the recipient's */
+	{ SMTP_STAGE_MAIL, 550, "5.7.1", "Account blocked, contact support",  FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_MAIL, 550, "",      "Your account is locked",            FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_END,  554, "5.7.1", "This account is suspended",         FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_RCPT, 550, "5.2.1", "User account is disabled",          FAILURE_PERMANENT, RCPT, 0 },
 	/* 552 on RCPT is temporary (RFC 5321 4.5.3.1.10) */
 	{ SMTP_STAGE_RCPT, 552, "",      "too many recipients",               FAILURE_TEMPORARY, RCPT, 0 },
 	{ SMTP_STAGE_RCPT, 552, "5.2.2", "mailbox full",                      FAILURE_TEMPORARY, RCPT, 0 },
