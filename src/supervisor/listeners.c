@@ -310,12 +310,22 @@ take_over(const struct listener *from, struct listener *out)
 	return 0;
 }
 
+/* Somebody has removed its name, and nobody can come to it any more. */
+static bool
+is_unreachable(const struct listener *item)
+{
+	struct stat st;
+
+	return item->sa.ss_family == AF_UNIX && !item->is_passed &&
+	       lstat(path_of(&item->sa), &st) < 0 && errno == ENOENT;
+}
+
 static int
 open_one(const struct opening *o, const struct config_listen *listen, struct listener *out)
 {
 	const struct listener *same = find_same(o->old, &listen->sa);
 
-	if (same == NULL)
+	if (same == NULL || is_unreachable(same))
 		same = find_same(o->passed, &listen->sa);
 	if (same != NULL)
 		return take_over(same, out);
@@ -339,7 +349,8 @@ open_control(const struct opening *o, struct listener *out)
 		return -ENAMETOOLONG;
 	}
 	memcpy(un->sun_path, path, strlen(path) + 1);
-	if (o->old != NULL && is_same_address(&o->old->control.sa, &sa))
+	if (o->old != NULL && is_same_address(&o->old->control.sa, &sa) &&
+	    !is_unreachable(&o->old->control))
 		return take_over(&o->old->control, out);
 	r = bind_new(o, &sa, sizeof(*un), 0600, out);
 	if (r < 0) {

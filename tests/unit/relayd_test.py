@@ -406,6 +406,20 @@ class Relayd(unittest.TestCase):
         with self.assertRaises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", old))
 
+    def test_reload_makes_a_socket_anew_whose_name_was_removed(self):
+        self.start()
+        paths = [f"{self.dir}/run/submit", f"{self.dir}/run/control"]
+        for path in paths:
+            os.unlink(path)
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded")
+        for path in paths:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+        self.assertEqual(stat.S_IMODE(os.stat(paths[1]).st_mode), 0o600)
+        self.stop()
+        self.assertFalse([path for path in paths if os.path.exists(path)])
+
     # ---- password-command ----
 
     def test_password_command_goes_to_delivery(self):
