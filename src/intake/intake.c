@@ -174,20 +174,21 @@ intake_is_worth_telling(struct intake *intake)
 	return refusals_add(&intake->refusals, loop_now_ms());
 }
 
-/* Where a disk is full to the brim each freed block is gone at once: it is over when there is room for
- * some seconds, and for what had none. */
+/* That there is no room is told when it is so, not when the first mail is refused for it. Where a disk is
+ * full to the brim each freed block is gone at once: it is over when there is room for some seconds, and
+ * for what had none. */
 static void
 look_for_room(struct intake *intake, uint64_t now_ms)
 {
 	const struct config *config = intake->config;
+	uint64_t wanted_bytes = intake->is_full ? intake->full_bytes : 0;
 	struct os_room room;
 
-	if (!intake->is_full)
-		return;
-	if (spool_writer_room(intake->writer, &room) < 0 ||
-	    !spool_has_room(&room, config->spool.min_free_bytes, intake->full_bytes))
+	if (spool_writer_room(intake->writer, &room) < 0)
 		intake->full_ms = now_ms;
-	if (now_ms - intake->full_ms < INTAKE_ROOMY_MS)
+	else if (!spool_has_room(&room, config->spool.min_free_bytes, wanted_bytes))
+		(void)refuse_full(intake, &room, wanted_bytes);
+	if (!intake->is_full || now_ms - intake->full_ms < INTAKE_ROOMY_MS)
 		return;
 	intake->is_full = false;
 	log_info("spool.has-room", KV_STR("directory", config->spool.directory),
