@@ -1,11 +1,6 @@
-/* conn.c - a socket, a clock, TLS and names around the pure client (smtp/client.c). Callbacks of
- * libevent only note what happened and call conn_pump(); the pump is the only loop, and its last line
- * is the only place where a connection dies.
- *
- * Bytes out: the client composes a flight, it is encrypted at once into `wire`, and one send() takes
- * it (TCP_NODELAY, so the final dot never waits for an ACK). `plain_flushed` says how many of the
- * client's bytes may have left: that is what tells UNSENT from UNKNOWN (C3). */
-#include <assert.h>
+/* conn.c - a socket, a clock, TLS and names around the pure client (smtp/client.c): the life of a
+ * connection. Callbacks of libevent only note what happened and call conn_pump(); the pump is the only
+ * loop, and its last line is the only place where a connection dies. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -14,61 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/os.h"
-#include "delivery/conn.h"
-#include "delivery/resolver.h"
+#include "delivery/conn_parts.h"
 #include "delivery/sasl.h"
 #include "delivery/tls.h"
 
-#define READ_BYTES 16384
-#define RECORD_BYTES 16384    /* plain bytes of one TLS record */
-#define WIRE_MAX (256 * 1024) /* more waits until the socket takes some */
-#define MARKS_MAX 64          /* more records than WIRE_MAX holds */
 #define BODY_PIECE_MAX 65536
 #define LEAST_RATE_BYTES 500  /* a second, while something is being sent (row 23) */
 #define NEXT_ADDRESS_MS 10000 /* a silent address is left sooner if there is another */
 #define PROVING_MS 5000       /* for the first reply to an envelope that travelled with a body */
 #define FAREWELL_MS 5000      /* for the reply to QUIT, and for EOF after a 421 */
 
-enum phase { PHASE_RESOLVE, PHASE_CONNECT, PHASE_TLS, PHASE_SMTP };
-
-/* Up to `plain` bytes of the client's out have left when `wire` bytes have. */
-struct mark {
-	uint64_t plain, wire;
-};
-
-struct conn {
-	struct conn_options o;
-	struct conn_events on;
-	void *ctx;
-	enum phase phase;
-	bool pumping, readable_eof, dead, was_ready;
-	struct smtp_client client;
-	struct sasl *sasl;
-	struct tls_session *tls;
-
-	struct resolver_query *query;
-	struct resolver_address addresses[RESOLVER_ADDRESSES_MAX];
-	size_t n_addresses, address;
-	char failures[400]; /* "192.0.2.1: Connection refused; ..." */
-	char peer[320];
-
-	int fd;
-	struct event *readable, *writable, *timer, *kick;
-	struct smtp_buffer plain_wire; /* what goes out without TLS */
-	uint64_t wire_total, wire_sent, plain_total, plain_flushed;
-	struct mark marks[MARKS_MAX];
-	unsigned n_marks;
-
-	enum smtp_stage waits_for;
-	uint64_t replies, wait_sent; /* at the start of this wait */
-	int64_t wait_since_ms, deadline_ms;
-	char *body;
-};
-
-static void conn_pump(struct conn *c);
 static void try_address(struct conn *c);
 
 static int64_t
@@ -77,10 +29,8 @@ now_ms(void)
 	return (int64_t)os_boot_ms();
 }
 
-static void remark(struct conn *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
-
-static void
-remark(struct conn *c, const char *fmt, ...)
+void
+conn_remark(struct conn *c, const char *fmt, ...)
 {
 	char text[512];
 	va_list args;
@@ -95,25 +45,22 @@ remark(struct conn *c, const char *fmt, ...)
 
 /* ---- the end ---- */
 
-static void
-fail(struct conn *c, enum smtp_end_kind kind, const struct smtp_trouble *trouble)
+void
+conn_fail(struct conn *c, enum smtp_end_kind kind, const struct smtp_trouble *trouble)
 {
-	static const enum smtp_stage stage_of[] = { [PHASE_RESOLVE] = SMTP_STAGE_RESOLVE,
-		[PHASE_CONNECT] = SMTP_STAGE_CONNECT,
-		[PHASE_TLS] = SMTP_STAGE_TLS };
+	static const enum smtp_stage stage_of[] = { [CONN_RESOLVE] = SMTP_STAGE_RESOLVE,
+		[CONN_CONNECT] = SMTP_STAGE_CONNECT,
+		[CONN_TLS] = SMTP_STAGE_TLS };
 
 	if (c->client.end != SMTP_END_NONE)
 		return;
 	smtp_client_fail(&c->client, kind, trouble);
-	if (c->phase != PHASE_SMTP)
+	if (c->phase != CONN_SMTP)
 		c->client.end_stage = stage_of[c->phase];
 }
 
-static void fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
-    PRINTF_LIKE(3, 4);
-
-static void
-fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
+void
+conn_fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
 {
 	struct smtp_trouble trouble = { 0 };
 	va_list args;
@@ -121,14 +68,7 @@ fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(trouble.why, sizeof(trouble.why), fmt, args);
 	va_end(args);
-	fail(c, kind, &trouble);
-}
-
-static void
-watch(struct conn *c, struct event *event)
-{
-	if (event == NULL || event_add(event, NULL) < 0)
-		fail_words(c, SMTP_END_LOST, "the connection cannot be watched: out of memory");
+	conn_fail(c, kind, &trouble);
 }
 
 static const char *
@@ -170,25 +110,10 @@ suggest(const struct conn *c, struct conn_end *end)
 }
 
 static void
-close_socket(struct conn *c)
-{
-	struct event **events[] = { &c->readable, &c->writable };
-
-	for (size_t i = 0; i < ARRAY_LEN(events); i++) {
-		if (*events[i] != NULL)
-			event_free(*events[i]);
-		*events[i] = NULL;
-	}
-	if (c->fd >= 0)
-		close(c->fd);
-	c->fd = -1;
-}
-
-static void
 conn_free(struct conn *c)
 {
 	resolver_cancel(c->query);
-	close_socket(c);
+	conn_close_socket(c);
 	event_free(c->timer);
 	event_free(c->kick);
 	smtp_client_fini(&c->client);
@@ -197,21 +122,6 @@ conn_free(struct conn *c)
 	smtp_buffer_fini(&c->plain_wire);
 	free(c->body);
 	free(c);
-}
-
-/* A polite end of TLS, if the socket takes it; nothing depends on it. */
-static void
-say_goodbye(struct conn *c)
-{
-	struct smtp_buffer *out;
-
-	if (c->tls == NULL || c->fd < 0 || c->client.end != SMTP_END_QUIT)
-		return;
-	tls_session_shutdown(c->tls);
-	out = tls_session_output(c->tls);
-	if (out->len > 0 &&
-	    send(c->fd, out->data + out->start, out->len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		return;
 }
 
 /* Of this upstream, for all connections to come. NEVER is for ever. Is it news? */
@@ -239,7 +149,7 @@ conn_end(struct conn *c)
 
 	c->dead = true;
 	end.is_distrusted = m->out_of_step && learn(c, SMTP_OVERLAP_NEVER);
-	say_goodbye(c);
+	conn_say_goodbye(c);
 	memcpy(end.why, m->trouble.why, sizeof(end.why));
 	memcpy(end.fix, m->trouble.fix, sizeof(end.fix));
 	if (end.kind == SMTP_END_AUTH && sasl_refusal(c->sasl)[0] != '\0') {
@@ -251,96 +161,6 @@ conn_end(struct conn *c)
 	smtp_client_abandon(&c->client, c->plain_flushed);
 	c->on.closed(c->ctx, c, &end);
 	conn_free(c);
-}
-
-/* ---- bytes out ---- */
-
-static struct smtp_buffer *
-wire(struct conn *c)
-{
-	return c->tls != NULL ? tls_session_output(c->tls) : &c->plain_wire;
-}
-
-static void
-advance_flushed(struct conn *c)
-{
-	unsigned n = 0;
-
-	if (c->tls == NULL) {
-		c->plain_flushed = c->wire_sent;
-		return;
-	}
-	while (n < c->n_marks && c->marks[n].wire <= c->wire_sent)
-		c->plain_flushed = c->marks[n++].plain;
-	memmove(c->marks, c->marks + n, (c->n_marks - n) * sizeof(c->marks[0]));
-	c->n_marks -= n;
-}
-
-static void
-flush(struct conn *c)
-{
-	struct smtp_buffer *out = wire(c);
-
-	while (out->len > 0 && c->fd >= 0) {
-		ssize_t n = send(c->fd, out->data + out->start, out->len, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN) {
-			watch(c, c->writable);
-			return;
-		}
-		if (n < 0) {
-			/* What the upstream said before it closed may still be unread: let the reader
-			 * find it, and the EOF behind it; which comes also if only we are in trouble. */
-			shutdown(c->fd, SHUT_WR);
-			c->wire_total -= out->len;
-			smtp_buffer_clear(out);
-			if (c->readable_eof)
-				fail_words(c, SMTP_END_LOST, "the connection broke while %s: %s",
-				    smtp_stage_phrase(smtp_client_waits_for(&c->client)),
-				    strerror(errno));
-			return;
-		}
-		smtp_buffer_drain(out, (size_t)n);
-		c->wire_sent += (uint64_t)n;
-		advance_flushed(c);
-	}
-}
-
-static void
-mark(struct conn *c)
-{
-	if (c->n_marks == MARKS_MAX)
-		c->n_marks--; /* coarser: the later mark covers both */
-	c->marks[c->n_marks++] = (struct mark){ c->plain_total, c->wire_total };
-}
-
-/* The client's flight goes to the wire: with TLS in records as large as they may be. */
-static void
-take_flight(struct conn *c)
-{
-	struct span out = smtp_buffer_span(&c->client.out);
-
-	if (c->tls == NULL) {
-		smtp_buffer_add(&c->plain_wire, out);
-		c->plain_total += out.len;
-		c->wire_total += out.len;
-	}
-	while (c->tls != NULL && out.len > 0) {
-		size_t n = out.len < RECORD_BYTES ? out.len : RECORD_BYTES;
-		size_t before = wire(c)->len;
-
-		if (!tls_session_write(c->tls, (struct span){ out.data, n })) {
-			fail(c, SMTP_END_LOST, tls_session_trouble(c->tls));
-			break;
-		}
-		c->plain_total += n;
-		c->wire_total += wire(c)->len - before;
-		mark(c);
-		out = span_skip(out, n);
-	}
-	smtp_client_wrote(&c->client);
 }
 
 static void
@@ -356,8 +176,8 @@ give_body(struct conn *c)
 
 		if (n <= 0 || (size_t)n > len - have) {
 			job->read_error = n < 0 ? n : -EIO;
-			fail_words(c, SMTP_END_LOCAL, "the stored message could not be read: %s",
-			    strerror(-job->read_error));
+			conn_fail_words(c, SMTP_END_LOCAL,
+			    "the stored message could not be read: %s", strerror(-job->read_error));
 			return;
 		}
 		have += (size_t)n;
@@ -365,114 +185,6 @@ give_body(struct conn *c)
 	smtp_client_body(&c->client, (struct span){ c->body, len });
 	if (c->client.end == SMTP_END_LOCAL)
 		job->read_error = -EBADMSG;
-}
-
-/* ---- TLS ---- */
-
-static void
-begin_tls(struct conn *c)
-{
-	if (c->o.tls == NULL) {
-		fail_words(c, SMTP_END_TLS, "TLS could not be set up here");
-		return;
-	}
-	c->tls = tls_session_new(c->o.tls);
-	c->wire_total = c->wire_sent = 0; /* the plain phase carried no message */
-	c->phase = PHASE_TLS;
-}
-
-static void
-shake_hands(struct conn *c)
-{
-	enum tls_result r = tls_session_handshake(c->tls);
-
-	/* What the handshake wrote (or the alert that ends it) is on its way in any case. */
-	c->wire_total = c->wire_sent + wire(c)->len;
-	if (r == TLS_FAILED) {
-		flush(c);
-		fail(c, SMTP_END_TLS, tls_session_trouble(c->tls));
-	} else if (r == TLS_DONE) {
-		remark(c, "%s", tls_session_name(c->tls));
-		c->phase = PHASE_SMTP;
-		c->plain_total = c->plain_flushed = c->client.out_total;
-		sasl_set_tls(c->sasl, c->tls);
-		smtp_client_secured(&c->client);
-	}
-}
-
-/* ---- bytes in ---- */
-
-static void
-read_tls(struct conn *c, struct span bytes)
-{
-	char plain[READ_BYTES];
-	enum tls_result r = TLS_DONE;
-	size_t len;
-
-	tls_session_input(c->tls, bytes);
-	if (c->phase == PHASE_TLS)
-		shake_hands(c);
-	while (c->phase == PHASE_SMTP && c->client.end == SMTP_END_NONE && r == TLS_DONE) {
-		size_t before = wire(c)->len;
-
-		r = tls_session_read(c->tls, plain, sizeof(plain), &len);
-		c->wire_total += wire(c)->len - before; /* a KeyUpdate is answered */
-		if (len > 0)
-			smtp_client_input(&c->client, (struct span){ plain, len });
-	}
-	if (r == TLS_EOF)
-		c->readable_eof = true;
-	else if (r == TLS_FAILED) /* with a remedy it is no accident: our certificate was refused */
-		fail(c, tls_session_trouble(c->tls)->fix[0] != '\0' ? SMTP_END_TLS : SMTP_END_LOST,
-		    tls_session_trouble(c->tls));
-}
-
-static void
-lost(struct conn *c, int error)
-{
-	struct smtp_trouble trouble = { 0 };
-
-	if (c->phase == PHASE_SMTP && (error == 0 || c->client.closing)) {
-		smtp_client_eof(&c->client);
-		return;
-	}
-	smtp_trouble_why(&trouble, "the upstream closed the connection while %s%s%s",
-	    smtp_stage_phrase(
-	        c->phase == PHASE_TLS ? SMTP_STAGE_TLS : smtp_client_waits_for(&c->client)),
-	    error != 0 ? ": " : "", error != 0 ? strerror(error) : "");
-	if (c->phase == PHASE_TLS)
-		smtp_trouble_fix(&trouble,
-		    "check port and tls of upstream \"%s\": 465 wants tls = implicit, 587 and 25 "
-		    "want tls = "
-		    "starttls",
-		    c->o.upstream->name);
-	else if (c->client.quitting || smtp_client_waits_for(&c->client) == SMTP_STAGE_IDLE) {
-		smtp_client_eof(&c->client);
-		return;
-	}
-	fail(c, c->phase == PHASE_TLS ? SMTP_END_TLS : SMTP_END_LOST, &trouble);
-}
-
-static void
-on_readable(evutil_socket_t fd, short what, void *arg)
-{
-	struct conn *c = arg;
-	char bytes[READ_BYTES];
-	ssize_t n = recv(fd, bytes, sizeof(bytes), 0);
-	int error = n < 0 ? errno : 0;
-
-	(void)what;
-	if (n < 0 && (error == EAGAIN || error == EINTR))
-		return;
-	if (n > 0 && c->tls != NULL)
-		read_tls(c, (struct span){ bytes, (size_t)n });
-	else if (n > 0)
-		smtp_client_input(&c->client, (struct span){ bytes, (size_t)n });
-	else
-		c->readable_eof = true;
-	if (c->readable_eof)
-		lost(c, error);
-	conn_pump(c);
 }
 
 static void
@@ -485,15 +197,12 @@ on_connected(struct conn *c)
 	getnameinfo(
 	    (const struct sockaddr *)&a->sa, a->len, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
 	snprintf(c->peer, sizeof(c->peer), "%s:%u (%s)", u->host, u->port, ip);
-	remark(c, "connected to %s", c->peer);
+	conn_remark(c, "connected to %s", c->peer);
 	resolver_worked(c->o.resolver, u->host, a->sa.ss_family);
-	c->phase = PHASE_SMTP;
-	watch(c, c->readable);
-	if (u->tls == CONFIG_TLS_IMPLICIT) {
-		begin_tls(c);
-		if (c->tls != NULL)
-			shake_hands(c);
-	}
+	c->phase = CONN_SMTP;
+	conn_watch(c, c->readable);
+	if (u->tls == CONFIG_TLS_IMPLICIT)
+		conn_begin_tls(c);
 }
 
 static void
@@ -507,8 +216,8 @@ address_failed(struct conn *c, int error)
 	    (const struct sockaddr *)&a->sa, a->len, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
 	snprintf(c->failures + len, sizeof(c->failures) - len, "%s%s: %s", len > 0 ? "; " : "", ip,
 	    strerror(error));
-	remark(c, "%s: %s", ip, strerror(error));
-	close_socket(c);
+	conn_remark(c, "%s: %s", ip, strerror(error));
+	conn_close_socket(c);
 	c->address++;
 	try_address(c);
 }
@@ -521,7 +230,7 @@ on_writable(evutil_socket_t fd, short what, void *arg)
 	socklen_t len = sizeof(error);
 
 	(void)what;
-	if (c->phase == PHASE_CONNECT) {
+	if (c->phase == CONN_CONNECT) {
 		if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
 			error = errno;
 		if (error != 0)
@@ -546,9 +255,9 @@ connect_to(struct conn *c, const struct resolver_address *a)
 	setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	if (connect(c->fd, (const struct sockaddr *)&a->sa, a->len) < 0 && errno != EINPROGRESS)
 		return errno;
-	c->readable = event_new(c->o.base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
+	c->readable = event_new(c->o.base, c->fd, EV_READ | EV_PERSIST, conn_on_readable, c);
 	c->writable = event_new(c->o.base, c->fd, EV_WRITE, on_writable, c);
-	watch(c, c->writable);
+	conn_watch(c, c->writable);
 	return 0;
 }
 
@@ -558,7 +267,7 @@ try_address(struct conn *c)
 	int error;
 
 	if (c->address == c->n_addresses) {
-		fail_words(c, SMTP_END_CONNECT, "cannot connect to %s port %u: %s",
+		conn_fail_words(c, SMTP_END_CONNECT, "cannot connect to %s port %u: %s",
 		    c->o.upstream->host, c->o.upstream->port, c->failures);
 		return;
 	}
@@ -576,11 +285,11 @@ on_resolved(
 
 	c->query = NULL;
 	if (n == 0) {
-		fail(c, SMTP_END_DNS, trouble);
+		conn_fail(c, SMTP_END_DNS, trouble);
 	} else {
 		memcpy(c->addresses, list, n * sizeof(list[0]));
 		c->n_addresses = n;
-		c->phase = PHASE_CONNECT;
+		c->phase = CONN_CONNECT;
 		try_address(c);
 	}
 	conn_pump(c);
@@ -592,14 +301,15 @@ static enum smtp_stage
 what_it_waits_for(struct conn *c)
 {
 	switch (c->phase) {
-	case PHASE_RESOLVE:
+	case CONN_RESOLVE:
 		return SMTP_STAGE_RESOLVE;
-	case PHASE_CONNECT:
+	case CONN_CONNECT:
 		return SMTP_STAGE_CONNECT;
-	case PHASE_TLS:
+	case CONN_TLS:
 		return SMTP_STAGE_TLS;
 	default:
-		return wire(c)->len > 0 ? SMTP_STAGE_BODY : smtp_client_waits_for(&c->client);
+		return conn_unsent_bytes(c) > 0 ? SMTP_STAGE_BODY
+		                                : smtp_client_waits_for(&c->client);
 	}
 }
 
@@ -671,7 +381,7 @@ on_deadline(struct conn *c)
 
 	if (smtp_client_is_proving(&c->client) && c->waits_for != SMTP_STAGE_BODY) {
 		learn(c, SMTP_OVERLAP_NEVER);
-		fail_words(c, SMTP_END_DROPPED,
+		conn_fail_words(c, SMTP_END_DROPPED,
 		    "the upstream lost the envelope that came with the body before it; from now on "
 		    "each "
 		    "waits for the one before");
@@ -685,7 +395,7 @@ on_deadline(struct conn *c)
 		smtp_client_eof(&c->client);
 		return;
 	case SMTP_STAGE_RESOLVE:
-		fail_words(c, SMTP_END_DNS, "no name server answered within %lld s about %s",
+		conn_fail_words(c, SMTP_END_DNS, "no name server answered within %lld s about %s",
 		    (long long)(waited_ms + 500) / 1000, c->o.upstream->host);
 		return;
 	case SMTP_STAGE_CONNECT:
@@ -700,7 +410,7 @@ on_deadline(struct conn *c)
 	default:
 		break;
 	}
-	fail_words(c, SMTP_END_TIMEOUT, "the upstream did not answer within %lld s while %s",
+	conn_fail_words(c, SMTP_END_TIMEOUT, "the upstream did not answer within %lld s while %s",
 	    (long long)(waited_ms + 500) / 1000, phrase);
 }
 
@@ -735,15 +445,13 @@ perform(struct conn *c)
 		give_body(c);
 		return true;
 	case SMTP_CLIENT_WRITE:
-		take_flight(c);
+		conn_take_flight(c);
 		return true;
 	case SMTP_CLIENT_START_TLS:
-		flush(c);
-		if (wire(c)->len > 0)
+		conn_flush(c);
+		if (conn_unsent_bytes(c) > 0)
 			return false;
-		begin_tls(c);
-		if (c->tls != NULL)
-			shake_hands(c);
+		conn_begin_tls(c);
 		return true;
 	case SMTP_CLIENT_WAIT:
 	case SMTP_CLIENT_END:
@@ -755,11 +463,10 @@ perform(struct conn *c)
 static bool
 is_running(const struct conn *c)
 {
-	return c->phase == PHASE_SMTP && c->client.end == SMTP_END_NONE;
+	return c->phase == CONN_SMTP && c->client.end == SMTP_END_NONE;
 }
 
-/* Does everything that can be done now. After it nobody may touch `c`. */
-static void
+void
 conn_pump(struct conn *c)
 {
 	bool is_full;
@@ -769,10 +476,11 @@ conn_pump(struct conn *c)
 	c->pumping = true;
 	do {
 		is_full = false;
-		while (is_running(c) && !(is_full = wire(c)->len >= WIRE_MAX) && perform(c))
+		while (is_running(c) && !(is_full = conn_unsent_bytes(c) >= CONN_WIRE_MAX) &&
+		       perform(c))
 			;
-		flush(c);
-	} while (is_full && is_running(c) && wire(c)->len < WIRE_MAX);
+		conn_flush(c);
+	} while (is_full && is_running(c) && conn_unsent_bytes(c) < CONN_WIRE_MAX);
 	c->pumping = false;
 	if (c->client.overlap == SMTP_OVERLAP_PROVEN && c->client.o.overlap == SMTP_OVERLAP_TRY) {
 		c->client.o.overlap = SMTP_OVERLAP_PROVEN;
@@ -887,9 +595,9 @@ conn_quit(struct conn *c)
 	struct smtp_trouble trouble = { 0 };
 
 	smtp_client_quit(&c->client);
-	if (c->phase != PHASE_SMTP || c->client.stage < SMTP_STAGE_IDLE) { /* nothing to finish */
+	if (c->phase != CONN_SMTP || c->client.stage < SMTP_STAGE_IDLE) { /* nothing to finish */
 		smtp_trouble_why(&trouble, "closed by us");
-		fail(c, SMTP_END_DROPPED, &trouble);
+		conn_fail(c, SMTP_END_DROPPED, &trouble);
 	}
 	kick(c);
 }
@@ -900,7 +608,7 @@ conn_drop(struct conn *c)
 	struct smtp_trouble trouble = { 0 };
 
 	smtp_trouble_why(&trouble, "dropped by us");
-	fail(c, SMTP_END_DROPPED, &trouble);
+	conn_fail(c, SMTP_END_DROPPED, &trouble);
 	kick(c);
 }
 

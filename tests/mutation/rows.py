@@ -756,7 +756,7 @@ CLIENT = [
     Row("the lost answer to a message is told", "smtp/client_flight.c",
         "(t->end_offset <= flushed && !c->closed) ?",
         "false ?", "test_client"),
-    Row("what may have left is not called unsent", "delivery/conn.c",
+    Row("what may have left is not called unsent", "delivery/conn_wire.c",
         "c->plain_flushed = c->marks[n++].plain;",
         "n++;", "test_ledger.py::test_a_swallowed_reply_is_one_duplicate"),
 ]
