@@ -2,13 +2,9 @@
  * connection. Callbacks of libevent only note what happened and call conn_pump(); the pump is the only
  * loop, and its last line is the only place where a connection dies. */
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/os.h"
 #include "delivery/conn_parts.h"
@@ -20,8 +16,6 @@
 #define NEXT_ADDRESS_MS 10000 /* a silent address is left sooner if there is another */
 #define PROVING_MS 5000       /* for the first reply to an envelope that travelled with a body */
 #define FAREWELL_MS 5000      /* for the reply to QUIT, and for EOF after a 421 */
-
-static void try_address(struct conn *c);
 
 static int64_t
 now_ms(void)
@@ -187,114 +181,6 @@ give_body(struct conn *c)
 		job->read_error = -EBADMSG;
 }
 
-static void
-on_connected(struct conn *c)
-{
-	const struct resolver_address *a = &c->addresses[c->address];
-	const struct config_upstream *u = c->o.upstream;
-	char ip[INET6_ADDRSTRLEN] = "?";
-
-	getnameinfo(
-	    (const struct sockaddr *)&a->sa, a->len, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
-	snprintf(c->peer, sizeof(c->peer), "%s:%u (%s)", u->host, u->port, ip);
-	conn_remark(c, "connected to %s", c->peer);
-	resolver_worked(c->o.resolver, u->host, a->sa.ss_family);
-	c->phase = CONN_SMTP;
-	conn_watch(c, c->readable);
-	if (u->tls == CONFIG_TLS_IMPLICIT)
-		conn_begin_tls(c);
-}
-
-static void
-address_failed(struct conn *c, int error)
-{
-	const struct resolver_address *a = &c->addresses[c->address];
-	size_t len = strlen(c->failures);
-	char ip[INET6_ADDRSTRLEN] = "?";
-
-	getnameinfo(
-	    (const struct sockaddr *)&a->sa, a->len, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
-	snprintf(c->failures + len, sizeof(c->failures) - len, "%s%s: %s", len > 0 ? "; " : "", ip,
-	    strerror(error));
-	conn_remark(c, "%s: %s", ip, strerror(error));
-	conn_close_socket(c);
-	c->address++;
-	try_address(c);
-}
-
-static void
-on_writable(evutil_socket_t fd, short what, void *arg)
-{
-	struct conn *c = arg;
-	int error = 0;
-	socklen_t len = sizeof(error);
-
-	(void)what;
-	if (c->phase == CONN_CONNECT) {
-		if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
-			error = errno;
-		if (error != 0)
-			address_failed(c, error);
-		else
-			on_connected(c);
-	}
-	conn_pump(c);
-}
-
-/* ---- getting there ---- */
-
-static int
-connect_to(struct conn *c, const struct resolver_address *a)
-{
-	int on = 1;
-
-	c->fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (c->fd < 0)
-		return errno;
-	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	if (connect(c->fd, (const struct sockaddr *)&a->sa, a->len) < 0 && errno != EINPROGRESS)
-		return errno;
-	c->readable = event_new(c->o.base, c->fd, EV_READ | EV_PERSIST, conn_on_readable, c);
-	c->writable = event_new(c->o.base, c->fd, EV_WRITE, on_writable, c);
-	conn_watch(c, c->writable);
-	return 0;
-}
-
-static void
-try_address(struct conn *c)
-{
-	int error;
-
-	if (c->address == c->n_addresses) {
-		conn_fail_words(c, SMTP_END_CONNECT, "cannot connect to %s port %u: %s",
-		    c->o.upstream->host, c->o.upstream->port, c->failures);
-		return;
-	}
-	c->waits_for = SMTP_STAGE_NONE; /* a new wait */
-	error = connect_to(c, &c->addresses[c->address]);
-	if (error != 0)
-		address_failed(c, error);
-}
-
-static void
-on_resolved(
-    void *arg, const struct resolver_address *list, size_t n, const struct smtp_trouble *trouble)
-{
-	struct conn *c = arg;
-
-	c->query = NULL;
-	if (n == 0) {
-		conn_fail(c, SMTP_END_DNS, trouble);
-	} else {
-		memcpy(c->addresses, list, n * sizeof(list[0]));
-		c->n_addresses = n;
-		c->phase = CONN_CONNECT;
-		try_address(c);
-	}
-	conn_pump(c);
-}
-
 /* ---- waiting ---- */
 
 static enum smtp_stage
@@ -399,7 +285,7 @@ on_deadline(struct conn *c)
 		    (long long)(waited_ms + 500) / 1000, c->o.upstream->host);
 		return;
 	case SMTP_STAGE_CONNECT:
-		address_failed(c, ETIMEDOUT);
+		conn_next_address(c, ETIMEDOUT);
 		return;
 	case SMTP_STAGE_BODY:
 		if (c->wire_sent - c->wait_sent >= (uint64_t)waited_ms * LEAST_RATE_BYTES / 1000) {
@@ -554,7 +440,7 @@ conn_open(const struct conn_options *options, const struct conn_events *events, 
 	snprintf(c->peer, sizeof(c->peer), "%s:%u", u->host, u->port);
 	c->timer = evtimer_new(c->o.base, on_timer, c);
 	c->kick = event_new(c->o.base, -1, 0, on_kick, c);
-	c->query = resolver_lookup(c->o.resolver, u->host, u->port, on_resolved, c);
+	conn_look_up(c);
 	set_deadline(c);
 	return c;
 }

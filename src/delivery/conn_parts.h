@@ -1,5 +1,5 @@
 /* conn_parts.h - what the files of a connection share, and nobody else: conn.c (its life, the pump, what its
- * owner asks), conn_wire.c (bytes out and in, through TLS or not). */
+ * owner asks), conn_connect.c (the way to the upstream), conn_wire.c (bytes out and in, through TLS or not). */
 #ifndef RELAYD_DELIVERY_CONN_PARTS_H
 #define RELAYD_DELIVERY_CONN_PARTS_H
 
@@ -54,6 +54,11 @@ void conn_fail(struct conn *c, enum smtp_end_kind kind, const struct smtp_troubl
 void conn_fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 void conn_remark(struct conn *c, const char *fmt, ...) PRINTF_LIKE(2, 3); /* '=' of trace() */
+
+/* conn_connect.c. The first step; the others come from the event loop, up to CONN_SMTP or a failure. */
+void conn_look_up(struct conn *c);
+/* The address that is being tried is given up, for this errno: on to the next, or it fails. */
+void conn_next_address(struct conn *c, int error);
 
 /* conn_wire.c: the socket. Adds an event of it; NULL or no memory for it fails the connection. */
 void conn_watch(struct conn *c, struct event *event);
