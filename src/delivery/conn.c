@@ -6,36 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/os.h"
 #include "delivery/conn_parts.h"
 #include "delivery/sasl.h"
 #include "delivery/tls.h"
 
 #define BODY_PIECE_MAX 65536
-#define LEAST_RATE_BYTES 500  /* a second, while something is being sent (row 23) */
-#define NEXT_ADDRESS_MS 10000 /* a silent address is left sooner if there is another */
-#define PROVING_MS 5000       /* for the first reply to an envelope that travelled with a body */
-#define FAREWELL_MS 5000      /* for the reply to QUIT, and for EOF after a 421 */
-
-static int64_t
-now_ms(void)
-{
-	return (int64_t)os_boot_ms();
-}
-
-void
-conn_remark(struct conn *c, const char *fmt, ...)
-{
-	char text[512];
-	va_list args;
-
-	if (c->on.trace == NULL)
-		return;
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	c->on.trace(c->ctx, c, '=', span_of(text));
-}
 
 /* ---- the end ---- */
 
@@ -118,9 +93,8 @@ conn_free(struct conn *c)
 	free(c);
 }
 
-/* Of this upstream, for all connections to come. NEVER is for ever. Is it news? */
-static bool
-learn(struct conn *c, enum smtp_client_overlap what)
+bool
+conn_learn(struct conn *c, enum smtp_client_overlap what)
 {
 	const char *host = c->o.upstream->host;
 	int known = resolver_recall(c->o.resolver, host);
@@ -142,7 +116,7 @@ conn_end(struct conn *c)
 		.served = m->served };
 
 	c->dead = true;
-	end.is_distrusted = m->out_of_step && learn(c, SMTP_OVERLAP_NEVER);
+	end.is_distrusted = m->out_of_step && conn_learn(c, SMTP_OVERLAP_NEVER);
 	conn_say_goodbye(c);
 	memcpy(end.why, m->trouble.why, sizeof(end.why));
 	memcpy(end.fix, m->trouble.fix, sizeof(end.fix));
@@ -156,6 +130,8 @@ conn_end(struct conn *c)
 	c->on.closed(c->ctx, c, &end);
 	conn_free(c);
 }
+
+/* ---- the pump ---- */
 
 static void
 give_body(struct conn *c)
@@ -180,143 +156,6 @@ give_body(struct conn *c)
 	if (c->client.end == SMTP_END_LOCAL)
 		job->read_error = -EBADMSG;
 }
-
-/* ---- waiting ---- */
-
-static enum smtp_stage
-what_it_waits_for(struct conn *c)
-{
-	switch (c->phase) {
-	case CONN_RESOLVE:
-		return SMTP_STAGE_RESOLVE;
-	case CONN_CONNECT:
-		return SMTP_STAGE_CONNECT;
-	case CONN_TLS:
-		return SMTP_STAGE_TLS;
-	default:
-		return conn_unsent_bytes(c) > 0 ? SMTP_STAGE_BODY
-		                                : smtp_client_waits_for(&c->client);
-	}
-}
-
-static uint64_t
-timeout_ms(const struct conn *c, enum smtp_stage stage)
-{
-	const struct config_upstream *u = c->o.upstream;
-
-	if (c->client.closing || stage == SMTP_STAGE_QUIT)
-		return FAREWELL_MS;
-	if (smtp_client_is_proving(&c->client) && stage != SMTP_STAGE_BODY &&
-	    u->command_timeout_ms > PROVING_MS)
-		return PROVING_MS;
-	switch (stage) {
-	case SMTP_STAGE_CONNECT:
-		if (c->address + 1 < c->n_addresses && u->connect_timeout_ms > NEXT_ADDRESS_MS)
-			return NEXT_ADDRESS_MS;
-		return u->connect_timeout_ms;
-	case SMTP_STAGE_RESOLVE:
-	case SMTP_STAGE_TLS:
-		return u->connect_timeout_ms;
-	case SMTP_STAGE_END:
-		return u->data_timeout_ms;
-	case SMTP_STAGE_IDLE:
-		return u->idle_ms;
-	default:
-		return u->command_timeout_ms;
-	}
-}
-
-/* The timer is set when a wait begins that ends sooner than it would fire; a later deadline is
- * noticed when it fires. So a busy connection does not touch the timer for each message. */
-static void
-set_deadline(struct conn *c)
-{
-	enum smtp_stage stage = what_it_waits_for(c);
-	bool begun = stage != c->waits_for || c->replies != c->client.replies;
-	int64_t now = now_ms(), old = c->deadline_ms;
-	struct timeval tv;
-
-	if (!begun)
-		return;
-	c->waits_for = stage;
-	c->replies = c->client.replies;
-	c->wait_since_ms = now;
-	c->wait_sent = c->wire_sent;
-	c->deadline_ms = now + (int64_t)timeout_ms(c, stage);
-	if (old != 0 && old <= c->deadline_ms && evtimer_pending(c->timer, NULL))
-		return;
-	tv.tv_sec = (c->deadline_ms - now) / 1000;
-	tv.tv_usec = (c->deadline_ms - now) % 1000 * 1000;
-	evtimer_add(c->timer, &tv);
-}
-
-const char *
-conn_waiting(const struct conn *conn, uint64_t *waited_ms)
-{
-	int64_t waited = now_ms() - conn->wait_since_ms;
-
-	*waited_ms = waited > 0 ? (uint64_t)waited : 0;
-	return smtp_stage_phrase(conn->waits_for);
-}
-
-static void
-on_deadline(struct conn *c)
-{
-	const char *phrase = smtp_stage_phrase(c->waits_for);
-	int64_t waited_ms = now_ms() - c->wait_since_ms;
-
-	if (smtp_client_is_proving(&c->client) && c->waits_for != SMTP_STAGE_BODY) {
-		learn(c, SMTP_OVERLAP_NEVER);
-		conn_fail_words(c, SMTP_END_DROPPED,
-		    "the upstream lost the envelope that came with the body before it; from now on "
-		    "each "
-		    "waits for the one before");
-		return;
-	}
-	switch (c->waits_for) {
-	case SMTP_STAGE_IDLE:
-		smtp_client_quit(&c->client);
-		return;
-	case SMTP_STAGE_QUIT:
-		smtp_client_eof(&c->client);
-		return;
-	case SMTP_STAGE_RESOLVE:
-		conn_fail_words(c, SMTP_END_DNS, "no name server answered within %lld s about %s",
-		    (long long)(waited_ms + 500) / 1000, c->o.upstream->host);
-		return;
-	case SMTP_STAGE_CONNECT:
-		conn_next_address(c, ETIMEDOUT);
-		return;
-	case SMTP_STAGE_BODY:
-		if (c->wire_sent - c->wait_sent >= (uint64_t)waited_ms * LEAST_RATE_BYTES / 1000) {
-			c->waits_for = SMTP_STAGE_NONE; /* fast enough: another window */
-			return;
-		}
-		break;
-	default:
-		break;
-	}
-	conn_fail_words(c, SMTP_END_TIMEOUT, "the upstream did not answer within %lld s while %s",
-	    (long long)(waited_ms + 500) / 1000, phrase);
-}
-
-static void
-on_timer(evutil_socket_t fd, short what, void *arg)
-{
-	struct conn *c = arg;
-	int64_t left_ms = c->deadline_ms - now_ms();
-	struct timeval tv = { .tv_sec = left_ms / 1000, .tv_usec = left_ms % 1000 * 1000 };
-
-	(void)fd, (void)what;
-	if (left_ms > 0) {
-		evtimer_add(c->timer, &tv);
-		return;
-	}
-	on_deadline(c);
-	conn_pump(c);
-}
-
-/* ---- the pump ---- */
 
 /* One thing that the client wants. false: nothing more to do now. */
 static bool
@@ -370,12 +209,12 @@ conn_pump(struct conn *c)
 	c->pumping = false;
 	if (c->client.overlap == SMTP_OVERLAP_PROVEN && c->client.o.overlap == SMTP_OVERLAP_TRY) {
 		c->client.o.overlap = SMTP_OVERLAP_PROVEN;
-		learn(c, SMTP_OVERLAP_PROVEN);
+		conn_learn(c, SMTP_OVERLAP_PROVEN);
 	}
 	if (c->client.end != SMTP_END_NONE)
 		conn_end(c);
 	else
-		set_deadline(c);
+		conn_set_deadline(c);
 }
 
 static void
@@ -402,6 +241,20 @@ on_finished(void *arg, void *job)
 	struct conn *c = arg;
 
 	c->on.finished(c->ctx, c, job);
+}
+
+void
+conn_remark(struct conn *c, const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+
+	if (c->on.trace == NULL)
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	c->on.trace(c->ctx, c, '=', span_of(text));
 }
 
 static void
@@ -438,10 +291,10 @@ conn_open(const struct conn_options *options, const struct conn_events *events, 
 	client.auth = sasl_auth(c->sasl);
 	smtp_client_init(&c->client, &client);
 	snprintf(c->peer, sizeof(c->peer), "%s:%u", u->host, u->port);
-	c->timer = evtimer_new(c->o.base, on_timer, c);
+	c->timer = evtimer_new(c->o.base, conn_on_timer, c);
 	c->kick = event_new(c->o.base, -1, 0, on_kick, c);
 	conn_look_up(c);
-	set_deadline(c);
+	conn_set_deadline(c);
 	return c;
 }
 
@@ -478,23 +331,16 @@ conn_send(struct conn *c, struct delivery_job *job)
 void
 conn_quit(struct conn *c)
 {
-	struct smtp_trouble trouble = { 0 };
-
 	smtp_client_quit(&c->client);
-	if (c->phase != CONN_SMTP || c->client.stage < SMTP_STAGE_IDLE) { /* nothing to finish */
-		smtp_trouble_why(&trouble, "closed by us");
-		conn_fail(c, SMTP_END_DROPPED, &trouble);
-	}
+	if (c->phase != CONN_SMTP || c->client.stage < SMTP_STAGE_IDLE) /* nothing to finish */
+		conn_fail_words(c, SMTP_END_DROPPED, "closed by us");
 	kick(c);
 }
 
 void
 conn_drop(struct conn *c)
 {
-	struct smtp_trouble trouble = { 0 };
-
-	smtp_trouble_why(&trouble, "dropped by us");
-	conn_fail(c, SMTP_END_DROPPED, &trouble);
+	conn_fail_words(c, SMTP_END_DROPPED, "dropped by us");
 	kick(c);
 }
 

@@ -1,5 +1,6 @@
 /* conn_parts.h - what the files of a connection share, and nobody else: conn.c (its life, the pump, what its
- * owner asks), conn_connect.c (the way to the upstream), conn_wire.c (bytes out and in, through TLS or not). */
+ * owner asks), conn_connect.c (the way to the upstream), conn_wire.c (bytes out and in, through TLS or not),
+ * conn_wait.c (how long for what). */
 #ifndef RELAYD_DELIVERY_CONN_PARTS_H
 #define RELAYD_DELIVERY_CONN_PARTS_H
 
@@ -53,6 +54,8 @@ void conn_pump(struct conn *c);
 void conn_fail(struct conn *c, enum smtp_end_kind kind, const struct smtp_trouble *trouble);
 void conn_fail_words(struct conn *c, enum smtp_end_kind kind, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
+/* Of this upstream, for all connections to come. NEVER is for ever. Is it news? */
+bool conn_learn(struct conn *c, enum smtp_client_overlap what);
 void conn_remark(struct conn *c, const char *fmt, ...) PRINTF_LIKE(2, 3); /* '=' of trace() */
 
 /* conn_connect.c. The first step; the others come from the event loop, up to CONN_SMTP or a failure. */
@@ -74,5 +77,9 @@ size_t conn_unsent_bytes(struct conn *c);
 void conn_begin_tls(struct conn *c);
 /* A polite end of TLS, if the socket takes it; nothing depends on it. */
 void conn_say_goodbye(struct conn *c);
+
+/* conn_wait.c. After whatever may have ended one wait and begun another. */
+void conn_set_deadline(struct conn *c);
+void conn_on_timer(evutil_socket_t fd, short what, void *arg);
 
 #endif
