@@ -1,8 +1,8 @@
 /* delivery.h - what the parts of the delivery worker share: one struct delivery for the process.
  *
- *   segments --catalog-> queue --upstream.c--> conn --verdicts--> attempt.c --outcome.c--> journal
- *                          ^                                          |                       |
- *                          +------------------ not done --------------+---- notify.c (DSN) ---+
+ *   segments --catalog-> queue --upstream_link.c--> conn --verdicts--> attempt.c --outcome.c--> journal
+ *                          ^                                               |                       |
+ *                          +--------------------- not done ----------------+---- notify.c (DSN) ---+
  *
  * Everything runs in the event loop's thread; the writers' threads are behind spool/writer.h. Each
  * callback changes one thing and calls delivery_kick(); the pump (delivery.c) does the rest once. */

@@ -23,7 +23,8 @@ libdelivery_a_SOURCES += src/delivery/attempt.h src/delivery/attempt.c src/deliv
 	src/delivery/delivery.c src/delivery/history.h src/delivery/history.c \
 	src/delivery/mail.h src/delivery/mail.c src/delivery/notify.h \
 	src/delivery/notify.c src/delivery/outcome.h src/delivery/outcome.c src/delivery/secret.h \
-	src/delivery/secret.c src/delivery/upstream.h src/delivery/upstream.c src/delivery/request.h \
+	src/delivery/secret.c src/delivery/upstream.h src/delivery/upstream_parts.h src/delivery/upstream.c \
+	src/delivery/upstream_health.c src/delivery/upstream_link.c src/delivery/request.h \
 	src/delivery/control.c src/delivery/control_change.c src/delivery/control_queue.c \
 	src/delivery/control_status.c src/delivery/control_test.c
 libdelivery_a_SOURCES += src/delivery/confine.h src/delivery/confine.c

@@ -4,8 +4,8 @@
  *   link     one connection (conn.h) and what is known about it
  *   attempt  one message on a link, for some or all of its recipients
  *
- * What becomes of a verdict stands in on_recipient(); what a dead connection means for the upstream
- * stands in blame(). */
+ * What becomes of a verdict stands in on_recipient() (upstream_link.c); what a login, a verdict or a dead
+ * connection means for the upstream stands in upstream_health.c. */
 #ifndef RELAYD_DELIVERY_UPSTREAM_H
 #define RELAYD_DELIVERY_UPSTREAM_H
 
