@@ -8,9 +8,8 @@ REPORT_LIBS = libreport.a $(JANSSON_LIBS)
 
 libdelivery_a_SOURCES = src/delivery/job.h src/delivery/conn.h src/delivery/conn_parts.h src/delivery/conn.c \
 	src/delivery/conn_connect.c src/delivery/conn_wait.c src/delivery/conn_wire.c \
-	src/delivery/tls.h \
-	src/delivery/tls.c src/delivery/resolver.h src/delivery/resolver.c src/delivery/sasl.h \
-	src/delivery/sasl.c
+	src/delivery/tls.h src/delivery/tls.c src/delivery/tls_explain.h src/delivery/tls_explain.c \
+	src/delivery/resolver.h src/delivery/resolver.c src/delivery/sasl.h src/delivery/sasl.c
 libdelivery_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(EVENT_NET_CFLAGS) $(OPENSSL_CFLAGS) $(GSASL_CFLAGS) \
 	$(JANSSON_CFLAGS)
 DELIVERY_LIBS = libdelivery.a libsmtp.a $(BASE_LIBS) $(EVENT_NET_LIBS) $(EVENT_LIBS) $(OPENSSL_LIBS) $(GSASL_LIBS)

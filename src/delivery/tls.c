@@ -1,5 +1,5 @@
-/* tls.c - the only file that meets OpenSSL. Why a BIO of our own over two buffers: the socket, its
- * deadlines and its one write per flight stay in conn.c, and a session can be tested without one.
+/* tls.c - see tls.h. Why a BIO of our own over two buffers: the socket, its deadlines and its one write per
+ * flight stay in conn*.c, and a session can be tested without one.
  *
  * What is refused: TLS below 1.2, renegotiation, compression, names from the subject's CN, partial
  * wildcards, going on after a failed verification. Sessions to resume are kept per upstream, so a
@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <openssl/bio.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -19,12 +18,11 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
-#include "base/os.h"
 #include "delivery/tls.h"
+#include "delivery/tls_explain.h"
 
 #define SESSIONS_KEPT 8 /* TLS 1.3 tickets are good for one use each */
 #define PIN_BYTES 32
-#define RECORD_BYTES 16384
 
 struct tls_client {
 	const struct config_upstream *upstream;
@@ -44,227 +42,6 @@ struct tls_session {
 	char name[96];
 	bool done;
 };
-
-/* ---- words ---- */
-
-static const char *
-openssl_reason(void)
-{
-	unsigned long e = ERR_peek_last_error();
-	const char *reason = e != 0 ? ERR_reason_error_string(e) : NULL;
-
-	return reason != NULL ? reason : "no reason given";
-}
-
-static void
-date_of(const ASN1_TIME *t, char out[32])
-{
-	struct tm tm;
-
-	if (t == NULL || ASN1_TIME_to_tm(t, &tm) != 1)
-		snprintf(out, 32, "?");
-	else
-		strftime(out, 32, "%Y-%m-%d %H:%M UTC", &tm);
-}
-
-static void
-name_of(const X509_NAME *name, char *out, size_t size)
-{
-	BIO *bio = BIO_new(BIO_s_mem());
-	char *data;
-	long len;
-
-	X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB);
-	len = BIO_get_mem_data(bio, &data);
-	smtp_reply_clean((struct span){ data, len > 0 ? (size_t)len : 0 }, out, size);
-	BIO_free(bio);
-}
-
-static void
-add_name(char *out, size_t size, struct span name)
-{
-	size_t len = strlen(out);
-
-	if (len > 0 && len + 3 < size) {
-		memcpy(out + len, ", ", 3);
-		len += 2;
-	}
-	smtp_reply_clean(name, out + len, size - len);
-}
-
-/* The names that a certificate is for, as a list. */
-static void
-names_of(X509 *cert, char *out, size_t size)
-{
-	GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
-
-	out[0] = '\0';
-	for (int i = 0; names != NULL && i < sk_GENERAL_NAME_num(names) && i < 10; i++) {
-		const GENERAL_NAME *n = sk_GENERAL_NAME_value(names, i);
-		char ip[INET6_ADDRSTRLEN];
-
-		if (n->type == GEN_DNS) {
-			add_name(out, size,
-			    (struct span){ (const char *)ASN1_STRING_get0_data(n->d.dNSName),
-			        (size_t)ASN1_STRING_length(n->d.dNSName) });
-		} else if (n->type == GEN_IPADD) {
-			int family = ASN1_STRING_length(n->d.iPAddress) == 4 ? AF_INET : AF_INET6;
-
-			if (family == AF_INET6 && ASN1_STRING_length(n->d.iPAddress) != 16)
-				continue;
-			if (inet_ntop(
-			        family, ASN1_STRING_get0_data(n->d.iPAddress), ip, sizeof(ip)))
-				add_name(out, size, span_of(ip));
-		}
-	}
-	GENERAL_NAMES_free(names);
-	if (out[0] == '\0')
-		snprintf(out, size, "no name at all (only its subject, which does not count)");
-}
-
-static void
-explain_dates(struct smtp_trouble *t, X509 *cert, bool expired)
-{
-	char subject[128], from[32], until[32], now_text[32];
-	time_t now = (time_t)(os_now_ms() / 1000);
-	struct tm tm;
-
-	name_of(X509_get_subject_name(cert), subject, sizeof(subject));
-	date_of(X509_get0_notBefore(cert), from);
-	date_of(X509_get0_notAfter(cert), until);
-	gmtime_r(&now, &tm);
-	strftime(now_text, sizeof(now_text), "%Y-%m-%d %H:%M UTC", &tm);
-	smtp_trouble_why(t, "the upstream's certificate (%s) %s: it is valid from %s to %s",
-	    subject, expired ? "has expired" : "is not yet valid", from, until);
-	smtp_trouble_fix(t,
-	    "the upstream has to renew it; or this machine's clock is wrong (it says %s)",
-	    now_text);
-}
-
-static void
-explain_name(struct smtp_trouble *t, const struct config_upstream *u, X509 *cert)
-{
-	char names[300];
-
-	names_of(cert, names, sizeof(names));
-	smtp_trouble_why(t, "the upstream's certificate is for %s; not for %s", names, u->host);
-	smtp_trouble_fix(
-	    t, "set host of upstream \"%s\" to a name that the certificate has", u->name);
-}
-
-static void
-explain_issuer(struct smtp_trouble *t, const struct config_upstream *u, X509 *cert, bool self)
-{
-	char issuer[160];
-
-	name_of(X509_get_issuer_name(cert), issuer, sizeof(issuer));
-	smtp_trouble_why(t,
-	    self ? "the upstream's certificate is self-signed (%s)"
-	         : "the upstream's certificate was issued by a CA unknown here: %s",
-	    issuer);
-	if (u->tls_ca != NULL)
-		smtp_trouble_fix(t,
-		    "tls-ca of upstream \"%s\" is %s: put that CA's certificate there, or pin this "
-		    "one "
-		    "with tls-fingerprint",
-		    u->name, u->tls_ca);
-	else
-		smtp_trouble_fix(t,
-		    "set tls-ca of upstream \"%s\" to a file with that CA's certificate (public "
-		    "CAs come "
-		    "with the package ca-certificates), or pin this one with tls-fingerprint",
-		    u->name);
-}
-
-static void
-explain_certificate(struct tls_session *s, X509 *cert, int error)
-{
-	const struct config_upstream *u = s->client->upstream;
-	struct smtp_trouble *t = &s->trouble;
-
-	switch (error) {
-	case X509_V_ERR_CERT_HAS_EXPIRED:
-	case X509_V_ERR_CERT_NOT_YET_VALID:
-		explain_dates(t, cert, error == X509_V_ERR_CERT_HAS_EXPIRED);
-		break;
-	case X509_V_ERR_HOSTNAME_MISMATCH:
-	case X509_V_ERR_IP_ADDRESS_MISMATCH:
-		explain_name(t, u, cert);
-		break;
-	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
-	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
-	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
-	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
-		explain_issuer(t, u, cert, false);
-		break;
-	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
-		explain_issuer(t, u, cert, true);
-		break;
-	default:
-		smtp_trouble_why(t, "the upstream's certificate was refused: %s",
-		    X509_verify_cert_error_string(error));
-		smtp_trouble_fix(t, "the upstream has to mend its certificate");
-	}
-}
-
-/* Called for each certificate of the chain; only notes why, never overrules. */
-static int
-on_verify(int ok, X509_STORE_CTX *store)
-{
-	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
-	struct tls_session *s = ssl != NULL ? SSL_get_app_data(ssl) : NULL;
-	X509 *cert = X509_STORE_CTX_get_current_cert(store);
-
-	if (!ok && s != NULL && cert != NULL && s->trouble.why[0] == '\0')
-		explain_certificate(s, cert, X509_STORE_CTX_get_error(store));
-	return ok;
-}
-
-/* TLS 1.3 tells a client that its certificate was refused only after the handshake. */
-static void
-suggest_client_certificate(struct tls_session *s, int reason)
-{
-	if (reason != SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED &&
-	    reason != SSL_R_SSLV3_ALERT_BAD_CERTIFICATE &&
-	    reason != SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED &&
-	    reason != SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN &&
-	    reason != SSL_R_TLSV1_ALERT_UNKNOWN_CA)
-		return;
-	smtp_trouble_fix(&s->trouble,
-	    "the upstream wants another client certificate: tls-cert and tls-key of upstream "
-	    "\"%s\"",
-	    s->client->upstream->name);
-}
-
-static void
-explain_handshake(struct tls_session *s)
-{
-	const struct config_upstream *u = s->client->upstream;
-	unsigned long e = ERR_peek_last_error();
-	int reason = ERR_GET_REASON(e);
-
-	if (s->trouble.why[0] != '\0')
-		return;
-	if (reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_TLSV1_ALERT_PROTOCOL_VERSION ||
-	    reason == SSL_R_VERSION_TOO_LOW) {
-		smtp_trouble_why(
-		    &s->trouble, "the upstream has only TLS older than 1.2, which is broken");
-		smtp_trouble_fix(&s->trouble, "the upstream has to be upgraded");
-	} else if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST ||
-	           reason == SSL_R_PACKET_LENGTH_TOO_LONG ||
-	           reason == SSL_R_RECORD_LENGTH_MISMATCH) {
-		smtp_trouble_why(
-		    &s->trouble, "the upstream does not speak TLS on port %u", u->port);
-		smtp_trouble_fix(&s->trouble,
-		    "check port and tls of upstream \"%s\": 465 wants tls = implicit, 587 and 25 "
-		    "want tls "
-		    "= starttls",
-		    u->name);
-	} else {
-		smtp_trouble_why(&s->trouble, "the TLS handshake failed: %s", openssl_reason());
-		suggest_client_certificate(s, reason);
-	}
-}
 
 /* ---- memory ---- */
 
@@ -337,6 +114,20 @@ bio_ctrl(BIO *bio, int command, long number, void *pointer)
 	return command == BIO_CTRL_FLUSH;
 }
 
+/* Called for each certificate of the chain; only notes why, never overrules. */
+static int
+on_verify(int ok, X509_STORE_CTX *store)
+{
+	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+	struct tls_session *s = ssl != NULL ? SSL_get_app_data(ssl) : NULL;
+	X509 *cert = X509_STORE_CTX_get_current_cert(store);
+
+	if (!ok && s != NULL && cert != NULL && s->trouble.why[0] == '\0')
+		tls_explain_certificate(
+		    &s->trouble, s->client->upstream, cert, X509_STORE_CTX_get_error(store));
+	return ok;
+}
+
 static void
 keep_session(struct tls_client *tls, SSL_SESSION *session)
 {
@@ -382,25 +173,6 @@ parse_pin(const char *text, unsigned char pin[PIN_BYTES])
 }
 
 static int
-load_failed(struct smtp_trouble *t, const char *setting, const char *file)
-{
-	int error = errno;
-	FILE *f = fopen(file, "re");
-
-	if (f == NULL) {
-		error = errno;
-		smtp_trouble_why(t, "%s: cannot read %s: %s", setting, file, strerror(error));
-		smtp_trouble_fix(
-		    t, "make it readable for the user that relayd runs as, or change %s", setting);
-		return -error;
-	}
-	fclose(f);
-	smtp_trouble_why(t, "%s: %s holds nothing usable: %s", setting, file, openssl_reason());
-	smtp_trouble_fix(t, "%s wants PEM (-----BEGIN ...-----)", setting);
-	return -EINVAL;
-}
-
-static int
 load_files(struct tls_client *tls, struct smtp_trouble *t)
 {
 	const struct config_upstream *u = tls->upstream;
@@ -409,16 +181,16 @@ load_files(struct tls_client *tls, struct smtp_trouble *t)
 	ERR_clear_error();
 	if (u->tls_ca == NULL) {
 		if (SSL_CTX_set_default_verify_paths(tls->ctx) != 1)
-			return load_failed(t, "tls-ca", X509_get_default_cert_dir());
+			return tls_explain_file(t, "tls-ca", X509_get_default_cert_dir());
 	} else if (SSL_CTX_load_verify_file(tls->ctx, u->tls_ca) != 1) {
-		return load_failed(t, "tls-ca", u->tls_ca);
+		return tls_explain_file(t, "tls-ca", u->tls_ca);
 	}
 	if (u->tls_cert == NULL)
 		return 0;
 	if (SSL_CTX_use_certificate_chain_file(tls->ctx, u->tls_cert) != 1)
-		return load_failed(t, "tls-cert", u->tls_cert);
+		return tls_explain_file(t, "tls-cert", u->tls_cert);
 	if (SSL_CTX_use_PrivateKey_file(tls->ctx, key, SSL_FILETYPE_PEM) != 1)
-		return load_failed(t, "tls-key", key);
+		return tls_explain_file(t, "tls-key", key);
 	if (SSL_CTX_check_private_key(tls->ctx) != 1) {
 		smtp_trouble_why(t, "tls-key %s does not belong to tls-cert %s", key, u->tls_cert);
 		smtp_trouble_fix(t, "set both to files that belong together");
@@ -448,7 +220,7 @@ tls_client_open(
 	tls->ctx = SSL_CTX_new(TLS_client_method());
 	tls->method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "buffers");
 	if (tls->ctx == NULL || tls->method == NULL) {
-		smtp_trouble_why(trouble, "OpenSSL does not start: %s", openssl_reason());
+		smtp_trouble_why(trouble, "OpenSSL does not start: %s", tls_explain_reason());
 		goto fail;
 	}
 	BIO_meth_set_write(tls->method, bio_write);
@@ -616,7 +388,7 @@ is_verified(struct tls_session *s)
 		return false;
 	}
 	if (SSL_session_reused(s->ssl) && X509_cmp_current_time(X509_get0_notAfter(cert)) < 0) {
-		explain_dates(&s->trouble, cert, true);
+		tls_explain_certificate(&s->trouble, u, cert, X509_V_ERR_CERT_HAS_EXPIRED);
 		return false;
 	}
 	return true;
@@ -642,16 +414,9 @@ tls_session_handshake(struct tls_session *s)
 	if (r != 1 && SSL_get_error(s->ssl, r) == SSL_ERROR_WANT_READ)
 		return TLS_MORE;
 	if (r != 1)
-		explain_handshake(s);
+		tls_explain_handshake(&s->trouble, s->client->upstream);
 	forget_sessions(s->client);
 	return TLS_FAILED;
-}
-
-static void
-explain_broken(struct tls_session *s)
-{
-	smtp_trouble_why(&s->trouble, "TLS broke down: %s", openssl_reason());
-	suggest_client_certificate(s, ERR_GET_REASON(ERR_peek_last_error()));
 }
 
 enum tls_result
@@ -669,7 +434,7 @@ tls_session_read(struct tls_session *s, char *buf, size_t size, size_t *len)
 		return TLS_MORE;
 	if (error == SSL_ERROR_ZERO_RETURN)
 		return TLS_EOF;
-	explain_broken(s);
+	tls_explain_broken(&s->trouble, s->client->upstream);
 	return TLS_FAILED;
 }
 
@@ -683,7 +448,7 @@ tls_session_write(struct tls_session *s, struct span plain)
 	ERR_clear_error();
 	if (SSL_write_ex(s->ssl, plain.data, plain.len, &n) == 1 && n == plain.len)
 		return true;
-	explain_broken(s);
+	tls_explain_broken(&s->trouble, s->client->upstream);
 	return false;
 }
 

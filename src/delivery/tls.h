@@ -1,4 +1,4 @@
-/* tls.h - TLS towards an upstream; the only file that meets OpenSSL. TLS 1.2 and up, the chain and
+/* tls.h - TLS towards an upstream; only tls*.c meet OpenSSL. TLS 1.2 and up, the chain and
  * the configured host name (or IP) verified, SNI, the system's CA store or the configured file, client
  * certificate, fingerprint pin, resumption bound to the upstream's own context.
  *
