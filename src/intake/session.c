@@ -1,7 +1,6 @@
 /* session.c - see session.h. */
 #include <assert.h>
 #include <errno.h>
-#include <event2/event_struct.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +8,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "base/queue_id.h"
 #include "intake/message.h"
-#include "intake/session.h"
+#include "intake/session_parts.h"
 
 #define OUTBOX_MOST (64u << 10) /* unread replies: then the client is not read any more (I9) */
 #define BLOCK_BYTES (64u << 10) /* of a body: what has to come within one deadline */
@@ -20,43 +18,6 @@
 #define LINGER_MS 2000
 #define LINGER_STOPPING_MS 200
 #define LINGER_BYTES (1u << 20)
-
-enum session_state { SESSION_TALKING, SESSION_COMMITTING, SESSION_FLUSHING, SESSION_LINGERING };
-
-struct outbox {
-	char *data; /* NULL: empty */
-	size_t len, size, sent;
-};
-
-struct inbox { /* read but not taken yet, while the machine waits */
-	char *data;
-	size_t len;
-};
-
-struct session {
-	struct session *next, *previous;
-	struct intake *intake;
-	const struct config_listen *listen;
-	int fd;
-	enum session_state state;
-	bool is_reading; /* `readable` is with libevent */
-	bool is_broken;  /* no word reaches the client any more */
-	bool is_eof;     /* it sends nothing more; it may still listen (row 45) */
-	struct event readable;
-	struct event *writable; /* made when the socket is full for the first time */
-	struct peer peer;
-	struct smtp_server smtp;
-	struct smtp_server_options smtp_options;
-	struct message *message; /* between BEGIN and its end */
-	struct outbox outbox;
-	struct inbox inbox;
-	uint64_t number;
-	uint64_t opened_ms;
-	uint64_t since_ms;    /* the wait that has a deadline began */
-	uint64_t block_bytes; /* of the body, since since_ms; LINGERING: thrown away */
-	const char *why;      /* it ends, for the log */
-	bool is_turned_down;  /* the spool did not take its last message */
-};
 
 #define NOTHING_NEW ((struct span){ NULL, 0 }) /* go on with what is in the inbox */
 
@@ -84,19 +45,12 @@ enter(struct session *s, enum session_state state)
 	s->block_bytes = 0;
 }
 
-/* The fields that say who: the same in each line about a session. */
-#define KV_WHO(s, client)                                                                          \
-	KV_STR("client", client),                                                                  \
-	    KV_INT("uid", (s)->peer.uid == PEER_UID_UNKNOWN ? -1 : (int64_t)(s)->peer.uid),        \
-	    KV_STR("unit", (s)->peer.unit), KV_STR("listener", (s)->listen->address),              \
-	    KV_INT("session", (int64_t)(s)->number)
-
 /* ---- output ---- */
 
 static void
 outbox_add(struct session *s, struct span text)
 {
-	struct outbox *out = &s->outbox;
+	struct session_outbox *out = &s->outbox;
 
 	if (s->is_broken || text.len == 0)
 		return;
@@ -118,7 +72,7 @@ static void
 outbox_clear(struct session *s)
 {
 	free(s->outbox.data);
-	s->outbox = (struct outbox){ 0 };
+	s->outbox = (struct session_outbox){ 0 };
 }
 
 static void
@@ -142,7 +96,7 @@ break_off(struct session *s, const char *why)
 static void
 flush(struct session *s)
 {
-	struct outbox *out = &s->outbox;
+	struct session_outbox *out = &s->outbox;
 	ssize_t n;
 
 	if (!has_output(s))
@@ -200,7 +154,7 @@ has_unread(const struct session *s)
 static void
 keep_input(struct session *s, struct span in)
 {
-	struct inbox *inbox = &s->inbox;
+	struct session_inbox *inbox = &s->inbox;
 
 	if (in.len == 0) {
 		free(inbox->data);
@@ -248,53 +202,13 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- what the machine asks for ---- */
 
-static bool
-is_refusal(const struct session *s)
-{
-	return s->smtp.reply.data[0] == '4';
-}
-
-/* Not the client's fault: the spool took no message, and who sends ahead is told 503 for the rest of it. */
-static bool
-is_for_the_spool(const struct session *s)
-{
-	return s->is_turned_down && (is_refusal(s) || memcmp(s->smtp.reply.data, "503", 3) == 0);
-}
-
-/* A refused message is worth a line, and so is a limit. Our own last words are not: the line about the
- * session's end has their cause. */
-static void
-log_reply(const struct session *s)
-{
-	char client[PEER_TEXT_MAX];
-	struct span reply = s->smtp.reply;
-	enum log_level level = LOG_WARNING;
-	bool is_limit;
-
-	if (s->why != NULL || reply.len < 4 || (reply.data[0] != '4' && reply.data[0] != '5'))
-		return;
-	is_limit = memcmp(reply.data, "421", 3) == 0;
-	if (!is_limit)
-		atomic_fetch_add(&s->intake->page->rejected, 1);
-	if (!is_limit && is_for_the_spool(s))
-		level =
-		    is_refusal(s) && intake_is_worth_telling(s->intake) ? LOG_WARNING : LOG_DEBUG;
-	if (!log_is_on(level))
-		return;
-	peer_print(&s->peer, client);
-	log_event(level, is_limit ? "session.limited" : "message.rejected",
-	    LOG_FIELDS(KV_SPAN("reply", ((struct span){ reply.data, reply.len - 2 })),
-	        KV_STR("command", s->smtp.command), KV_SPAN("argument", s->smtp.argument),
-	        KV_SPAN("sender", s->smtp.mail.sender), KV_WHO(s, client)));
-}
-
 static void
 take_reply(struct session *s)
 {
 	outbox_add(s, s->smtp.reply);
 	s->since_ms = loop_now_ms();
 	s->block_bytes = 0;
-	log_reply(s);
+	session_log_reply(s);
 }
 
 static void
@@ -309,18 +223,6 @@ begin_message(struct session *s)
 		s->message = message_begin(s->intake, s->smtp.mail.declared_bytes);
 }
 
-/* The session ends in the middle of a message. */
-static void
-log_lost(const struct session *s)
-{
-	char client[PEER_TEXT_MAX];
-
-	peer_print(&s->peer, client);
-	log_info("session.lost", KV_STR("command", s->smtp.command),
-	    KV_INT("size", (int64_t)message_bytes(s->message)),
-	    KV_SPAN("sender", s->smtp.mail.sender), KV_WHY(s->why), KV_WHO(s, client));
-}
-
 static void
 drop_message(struct session *s)
 {
@@ -332,7 +234,7 @@ static void
 abort_message(struct session *s)
 {
 	if (s->why != NULL && s->message != NULL)
-		log_lost(s);
+		session_log_lost(s);
 	drop_message(s);
 }
 
@@ -368,22 +270,6 @@ add_chunk(struct session *s)
 		refuse_message(s, r);
 }
 
-static void
-log_accepted(struct session *s, uint64_t took_ms)
-{
-	const struct smtp_mail *mail = &s->smtp.mail;
-	char client[PEER_TEXT_MAX];
-
-	if (!log_is_on(LOG_INFO))
-		return;
-	peer_print(&s->peer, client);
-	log_info("message.accepted", KV_ID("queue_id", message_id(s->message)),
-	    KV_SPAN("sender", mail->sender), KV_SPAN("recipient", mail->recipients[0].address),
-	    KV_INT("recipients", (int64_t)mail->n_recipients),
-	    KV_INT("size", (int64_t)message_bytes(s->message)), KV_WHO(s, client),
-	    KV_MS("delay", (int64_t)took_ms));
-}
-
 /* The disk answered. 0 is the only way to a 250 (I1); where nobody knows, nothing is said (I5). */
 static void
 on_committed(void *arg, int result)
@@ -393,7 +279,7 @@ on_committed(void *arg, int result)
 
 	queue_id_print(message_id(s->message), id);
 	if (result == 0)
-		log_accepted(s, loop_now_ms() - s->since_ms);
+		session_log_accepted(s, loop_now_ms() - s->since_ms);
 	s->message = NULL; /* it ends by itself */
 	s->is_turned_down = result < 0 && result != -EMSGSIZE;
 	enter(s, SESSION_TALKING);
@@ -474,20 +360,6 @@ is_over(const struct session *s)
 }
 
 static void
-log_end(const struct session *s)
-{
-	char client[PEER_TEXT_MAX];
-
-	if (s->message != NULL)
-		log_lost(s);
-	if (!log_is_on(LOG_DEBUG))
-		return;
-	peer_print(&s->peer, client);
-	log_debug("session.closed", KV_WHY(s->why), KV_INT("messages", (int64_t)s->smtp.n_messages),
-	    KV_WHO(s, client));
-}
-
-static void
 unlink_session(struct session *s)
 {
 	struct intake *intake = s->intake;
@@ -508,7 +380,9 @@ session_free(struct session *s)
 {
 	struct intake *intake = s->intake;
 
-	log_end(s);
+	if (s->message != NULL)
+		session_log_lost(s);
+	session_log_closed(s);
 	drop_message(s);
 	event_del(&s->readable);
 	if (s->writable != NULL)
@@ -595,13 +469,7 @@ session_end(struct session *s, const char *reply)
 static void
 give_up_waiting(struct session *s)
 {
-	char client[PEER_TEXT_MAX];
-
-	peer_print(&s->peer, client);
-	log_error("session.lost", KV_ID("queue_id", message_id(s->message)),
-	    KV_SPAN("sender", s->smtp.mail.sender), KV_WHO(s, client),
-	    KV_WHY("the disk did not answer in time: the client got no reply and may send the "
-	           "message again"));
+	session_log_unanswered(s);
 	message_let_go(s->message);
 	s->message = NULL;
 	enter(s, SESSION_TALKING);
@@ -717,7 +585,6 @@ session_open(struct intake *intake, int fd, const struct peer *peer,
     const struct config_listen *listen, const char *refusal)
 {
 	struct session *s = xcalloc(1, sizeof(*s));
-	char client[PEER_TEXT_MAX];
 
 	s->intake = intake;
 	s->fd = fd;
@@ -728,10 +595,7 @@ session_open(struct intake *intake, int fd, const struct peer *peer,
 	s->smtp_options = options_for(intake, listen);
 	smtp_server_init(&s->smtp, &s->smtp_options);
 	event_assign(&s->readable, intake->base, fd, EV_READ | EV_PERSIST, on_readable, s);
-	if (log_is_on(LOG_DEBUG)) {
-		peer_print(&s->peer, client);
-		log_debug("session.opened", KV_WHO(s, client));
-	}
+	session_log_opened(s);
 	if (refusal != NULL) {
 		s->why = "the client may not submit";
 		smtp_server_stop(&s->smtp, refusal);
