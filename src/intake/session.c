@@ -15,8 +15,6 @@
 #define OUTBOX_MOST (64u << 10) /* unread replies: then the client is not read any more (I9) */
 #define BLOCK_BYTES (64u << 10) /* of a body: what has to come within one deadline */
 #define STRESS_ERRORS 2         /* mistakes that a client may make when connections run out */
-#define LINGER_MS 2000
-#define LINGER_STOPPING_MS 200
 #define LINGER_BYTES (1u << 20)
 
 #define NOTHING_NEW ((struct span){ NULL, 0 }) /* go on with what is in the inbox */
@@ -62,8 +60,8 @@ outbox_add(struct session *s, struct span text)
 	out->len += text.len;
 }
 
-static bool
-has_output(const struct session *s)
+bool
+session_has_output(const struct session *s)
 {
 	return s->outbox.len > s->outbox.sent;
 }
@@ -99,7 +97,7 @@ flush(struct session *s)
 	struct session_outbox *out = &s->outbox;
 	ssize_t n;
 
-	if (!has_output(s))
+	if (!session_has_output(s))
 		return;
 	n = send(s->fd, out->data + out->sent, out->len - out->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (n < 0 && errno != EAGAIN && errno != EINTR) {
@@ -107,7 +105,7 @@ flush(struct session *s)
 		return;
 	}
 	out->sent += n > 0 ? (size_t)n : 0;
-	if (!has_output(s)) {
+	if (!session_has_output(s)) {
 		outbox_clear(s);
 		s->since_ms = loop_now_ms(); /* it has our words: now it is the client's turn */
 		return;
@@ -292,6 +290,17 @@ on_committed(void *arg, int result)
 	session_pump(s, NOTHING_NEW);
 }
 
+void
+session_give_up_waiting(struct session *s)
+{
+	session_log_unanswered(s);
+	message_let_go(s->message);
+	s->message = NULL;
+	enter(s, SESSION_TALKING);
+	break_off(s, "the disk did not answer in time");
+	session_pump(s, NOTHING_NEW);
+}
+
 static void
 commit_message(struct session *s)
 {
@@ -339,7 +348,7 @@ perform(struct session *s, enum smtp_server_action action, bool has_input)
 static void
 linger(struct session *s)
 {
-	if (s->state != SESSION_FLUSHING || has_output(s))
+	if (s->state != SESSION_FLUSHING || session_has_output(s))
 		return;
 	enter(s, SESSION_LINGERING);
 	if (s->is_eof ||
@@ -356,7 +365,8 @@ is_over(const struct session *s)
 		return false; /* the message has to be answered, or given up by its deadline */
 	if (s->is_broken)
 		return true;
-	return s->is_eof && !has_output(s) && (s->state != SESSION_TALKING || s->inbox.len == 0);
+	return s->is_eof && !session_has_output(s) &&
+	       (s->state != SESSION_TALKING || s->inbox.len == 0);
 }
 
 static void
@@ -440,7 +450,7 @@ session_pump(struct session *s, struct span in)
 		is_blocked = !s->is_broken && feed(s, in);
 		in = NOTHING_NEW;
 		flush(s);
-	} while (is_blocked && !s->is_broken && !has_output(s));
+	} while (is_blocked && !s->is_broken && !session_has_output(s));
 	linger(s);
 	if (!s->is_reading && may_read(s))
 		set_reading(s, true);
@@ -461,86 +471,6 @@ session_end(struct session *s, const char *reply)
 	else
 		smtp_server_stop(&s->smtp, reply);
 	session_pump(s, NOTHING_NEW);
-}
-
-/* ---- deadlines ---- */
-
-/* I5: nothing is said, and the message goes its way without us. */
-static void
-give_up_waiting(struct session *s)
-{
-	session_log_unanswered(s);
-	message_let_go(s->message);
-	s->message = NULL;
-	enter(s, SESSION_TALKING);
-	break_off(s, "the disk did not answer in time");
-	session_pump(s, NOTHING_NEW);
-}
-
-static uint64_t
-deadline_ms(const struct session *s)
-{
-	uint64_t calm_ms = s->intake->config->limits.command_timeout_ms;
-
-	if (s->state == SESSION_LINGERING)
-		return s->intake->state == INTAKE_SERVING ? LINGER_MS : LINGER_STOPPING_MS;
-	if (s->state == SESSION_TALKING && intake_is_stressed(s->intake) &&
-	    calm_ms > INTAKE_STRESS_TIMEOUT_MS)
-		return INTAKE_STRESS_TIMEOUT_MS;
-	return calm_ms;
-}
-
-static void
-end_overdue(struct session *s)
-{
-	char reply[512];
-
-	if (s->state == SESSION_COMMITTING)
-		return give_up_waiting(s);
-	if (s->why == NULL)
-		s->why = "deadline: see \"limits { command-timeout }\"";
-	snprintf(reply, sizeof(reply), "421 4.4.2 %.255s: nothing complete within %u s, closing",
-	    s->intake->config->hostname, (unsigned)(deadline_ms(s) / 1000));
-	/* a client that does not read hears nothing */
-	session_end(s, has_output(s) ? NULL : reply);
-}
-
-/* Stopping: sessions that do nothing go, a body on its way may arrive until end_ms. */
-static bool
-must_leave(const struct session *s, uint64_t now_ms)
-{
-	const struct intake *intake = s->intake;
-
-	if (intake->state == INTAKE_SERVING || s->state != SESSION_TALKING)
-		return false;
-	if (now_ms >= intake->end_ms)
-		return true;
-	if (smtp_server_is_idle(&s->smtp))
-		return now_ms - s->since_ms >= INTAKE_DRAIN_IDLE_MS;
-	return !smtp_server_is_in_body(&s->smtp) && now_ms - s->since_ms >= INTAKE_DRAIN_SILENT_MS;
-}
-
-void
-session_check(struct session *s, uint64_t now_ms)
-{
-	char reply[512];
-
-	if (now_ms - s->since_ms >= deadline_ms(s))
-		return end_overdue(s);
-	if (must_leave(s, now_ms)) {
-		s->why = "relayd stops or restarts";
-		snprintf(reply, sizeof(reply),
-		    "421 4.3.2 %.255s: restarting, try again in a moment",
-		    s->intake->config->hostname);
-		return session_end(s, reply);
-	}
-	if (s->state == SESSION_TALKING &&
-	    now_ms - s->opened_ms >= s->intake->config->limits.session_timeout_ms) {
-		s->why = "session too long: see \"limits { session-timeout }\"";
-		snprintf(reply, sizeof(reply), "421 4.4.2 %.255s: session too long, closing",
-		    s->intake->config->hostname);
-		session_end(s, reply);
-	}
 }
 
 /* ---- the beginning ---- */

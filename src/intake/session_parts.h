@@ -1,5 +1,5 @@
 /* session_parts.h - what the files of a session share, and nobody else: session.c (its life and its pump),
- * session_log.c (what the log says of it). */
+ * session_log.c (what the log says of it), session_wait.c (its deadlines). */
 #ifndef RELAYD_INTAKE_SESSION_PARTS_H
 #define RELAYD_INTAKE_SESSION_PARTS_H
 
@@ -43,6 +43,11 @@ struct session {
 	const char *why;      /* it ends, for the log */
 	bool is_turned_down;  /* the spool did not take its last message */
 };
+
+/* session.c. Does the client still have to read something? */
+bool session_has_output(const struct session *s);
+/* The disk does not answer (COMMITTING): nothing is said, and the message goes its way without us (I5). May free it. */
+void session_give_up_waiting(struct session *s);
 
 /* session_log.c. Nothing in there changes a session. */
 void session_log_opened(const struct session *s);
