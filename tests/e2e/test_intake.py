@@ -15,12 +15,11 @@ import time
 
 import pytest
 
-from tools import free_port, is_listening, wait_for
+from tools import SANITIZED, free_port, is_listening, wait_for
 from relayd import block
 
 BUILD = pathlib.Path(os.environ.get("RELAYD_BUILD", "."))
 HEADER = b"From: <ann@example.net>\r\nDate: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@x>\r\n"
-SANITIZED = b"__asan_init" in (BUILD / "relayd-intake").read_bytes() if (BUILD / "relayd-intake").exists() else False
 
 
 class Intake:
@@ -370,10 +369,10 @@ def test_a_full_disk_is_told_once_and_so_is_its_end(make, small_disk):
     full, = intake.events("spool.full")
     assert full["free_bytes"] < full["min_free_bytes"] == 8 << 20
     assert len(refusals(intake)) == 1
-    first, second = wait_for(lambda: len(e := refusals(intake)) == 2 and e, 15)
+    first, second = wait_for(lambda: len(e := refusals(intake)) == 2 and e, 15, why=intake.log)
     assert first["client"] and second["refused"] == 20 and second["reply"].startswith("452 4.3.1")
     (directory / "filler").unlink()
-    end, = wait_for(lambda: intake.events("spool.has-room"), 15)
+    end, = wait_for(lambda: intake.events("spool.has-room"), 15, why=intake.log)
     assert end["refused"] == 21 and end["down"] > 5 and end["free_bytes"] > 8 << 20
     assert client.say("MAIL FROM:<a@x.test>").startswith("250")
     assert len(intake.events("spool.full")) == 1

@@ -16,7 +16,7 @@ import pytest
 
 from relayd import Relayd
 from sink import PASSWORD
-from tools import forbidden_calls, is_listening, system_calls, wait_for
+from tools import SANITIZED, forbidden_calls, is_listening, system_calls, wait_for
 
 BUILD = pathlib.Path(os.environ.get("RELAYD_BUILD", "."))
 INSIDE = BUILD / "e2e-inside"
@@ -31,8 +31,7 @@ PORTS_ARE_WALLED = 4  # Landlock's ABI
 pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="needs root: to look into a process"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="e2e-inside knows the registers of x86-64 only"),
-    pytest.mark.skipif(b"__asan_init" in (BUILD / INTAKE).read_bytes() if (BUILD / INTAKE).exists() else False,
-                       reason="AddressSanitizer needs what the sandbox forbids: its build is allowed more"),
+    pytest.mark.skipif(SANITIZED, reason="AddressSanitizer needs what the sandbox forbids: its build is allowed more"),
 ]
 
 
