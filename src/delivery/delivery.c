@@ -564,6 +564,8 @@ delivery_open(const struct delivery_options *options, struct delivery **out)
 	d->resolver = resolver_open(d->base);
 	for (size_t i = 0; i < config->n_upstreams; i++)
 		d->upstreams[i] = upstream_new(d, (unsigned)i);
+	for (size_t i = 0; i < config->n_upstreams; i++)
+		upstream_look_at_secret(d->upstreams[i]);
 	delivery_kick(d);
 	*out = d;
 	return 0;

@@ -45,6 +45,16 @@ prepare(struct upstream *u, struct span *secret, const char **why, const char **
 	return true;
 }
 
+/* No connection can be opened; where to look is in why and fix. */
+static void
+fail_unprepared(struct upstream *u, const char *why, const char *fix)
+{
+	if (strcmp(u->why, why) != 0)
+		log_error(
+		    "secret.failed", KV_STR("upstream", u->config->name), KV_WHY(why), KV_FIX(fix));
+	upstream_fail(u, BREAKER_OPERATOR, false, why, fix);
+}
+
 static unsigned
 count_connecting(const struct upstream *u)
 {
@@ -78,12 +88,8 @@ open_links(struct upstream *u, uint64_t now_ms)
 	if (!was_closed && connecting > 0)
 		return; /* those of before will tell */
 	if (!prepare(u, &secret, &why, &fix)) {
-		if (u->is_waiting || !breaker_may_try(&u->breaker, now_ms))
-			return;
-		if (strcmp(u->why, why) != 0)
-			log_error("secret.failed", KV_STR("upstream", u->config->name), KV_WHY(why),
-			    KV_FIX(fix));
-		upstream_fail(u, BREAKER_OPERATOR, false, why, fix);
+		if (!u->is_waiting && breaker_may_try(&u->breaker, now_ms))
+			fail_unprepared(u, why, fix);
 		return;
 	}
 	if (!was_closed) {
@@ -206,6 +212,15 @@ upstream_new(struct delivery *d, unsigned index)
 	pace_init(&u->pace, u->config->rate.count, u->config->rate.per_ms, u->config->daily,
 	    os_boot_ms());
 	return u;
+}
+
+void
+upstream_look_at_secret(struct upstream *u)
+{
+	struct span secret;
+
+	if (!secret_is_command(u->secret) && secret_get(u->secret, &secret) < 0)
+		fail_unprepared(u, secret_why(u->secret), secret_fix(u->secret));
 }
 
 void

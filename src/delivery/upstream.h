@@ -53,6 +53,8 @@ struct upstream {
 };
 
 struct upstream *upstream_new(struct delivery *d, unsigned index);
+/* At the start: that there is no password is told before there is mail. (A password-command has its own time.) */
+void upstream_look_at_secret(struct upstream *u);
 void upstream_free(struct upstream *u); /* NULL is fine; its links are gone */
 
 /* Sends what may be sent now. Returns when to call again at the latest (boot ms). */

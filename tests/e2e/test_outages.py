@@ -287,11 +287,13 @@ def test_no_reply_after_the_final_dot(relayd, sink):
 
 
 def test_a_missing_password_file_is_told_and_mended(relayd, sink):
+    """At the start, not at the first mail."""
     relayd.to_sink(sink, password_file=relayd.where / "late-password").start()
-    relayd.send("needs the file")
     (event,) = relayd.wait_event("upstream.down")
     assert "late-password" in event["why"] and "password" in event["fix"]
-    assert "late-password" in relayd.status()
+    assert relayd.events("secret.failed")
+    assert "DOWN" in relayd.status() and "late-password" in relayd.status()
+    relayd.send("needs the file")
     assert len(relayd.queue()) == 1
     relayd.password_file(PASSWORD, "late-password")
     sink.wait_subject("needs the file", DRAIN_SECONDS)
