@@ -8,6 +8,7 @@
 #include "base/queue_id.h"
 #include "spool/checksum.h"
 #include "spool/large.h"
+#include "spool/segment.h"
 
 struct large {
 	int dirfd, fd;
@@ -89,7 +90,7 @@ large_checksum(const struct large *l)
 int
 large_sync(struct large *l)
 {
-	int fd, r;
+	int r;
 
 	if (l->broken)
 		return -EIO;
@@ -98,12 +99,7 @@ large_sync(struct large *l)
 		l->broken = true;
 		return r;
 	}
-	fd = os_open(l->dirfd, "large", O_RDONLY | O_DIRECTORY, 0);
-	if (fd < 0)
-		return fd;
-	r = os_fsync(fd); /* the name is data too */
-	os_close(fd);
-	return r;
+	return segment_sync_subdirectory(l->dirfd, "large"); /* the name is data too */
 }
 
 void

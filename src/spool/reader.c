@@ -75,7 +75,8 @@ static int
 view(struct spool_reader *r, uint64_t offset, size_t len, const uint8_t **out)
 {
 	uint64_t keep = r->buffer_offset, end = end_of(r);
-	size_t want;
+	size_t want, got;
+	int v;
 
 	if (offset + len > end)
 		return -ERANGE;
@@ -104,17 +105,11 @@ view(struct spool_reader *r, uint64_t offset, size_t len, const uint8_t **out)
 		r->buffer = bigger;
 		r->buffer_capacity = want;
 	}
-	while (r->buffer_len < want) {
-		ssize_t n = segment_pread(r->fd, r->buffer + r->buffer_len, want - r->buffer_len,
-		    r->buffer_offset + r->buffer_len);
-
-		if (n <= 0) {
-			if (offset + len <= r->buffer_offset + r->buffer_len)
-				break; /* only what was read ahead is missing */
-			return n < 0 ? (int)n : -EIO;
-		}
-		r->buffer_len += (size_t)n;
-	}
+	v = segment_read_most(r->fd, r->buffer + r->buffer_len, want - r->buffer_len,
+	    r->buffer_offset + r->buffer_len, &got);
+	r->buffer_len += got;
+	if (offset + len > r->buffer_offset + r->buffer_len)
+		return v < 0 ? v : -EIO; /* more is missing than what was read ahead */
 	*out = r->buffer + (offset - r->buffer_offset);
 	return 0;
 }

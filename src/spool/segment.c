@@ -429,20 +429,31 @@ segment_pread(int fd, void *buf, size_t len, uint64_t offset)
 	return n < 0 ? os_pread(fd, buf, len, offset) : n;
 }
 
+int
+segment_read_most(int fd, void *buf, size_t len, uint64_t offset, size_t *got)
+{
+	*got = 0;
+	while (*got < len) {
+		ssize_t n = segment_pread(fd, (char *)buf + *got, len - *got, offset + *got);
+
+		if (n <= 0)
+			return (int)n;
+		*got += (size_t)n;
+	}
+	return 0;
+}
+
 static int
 read_header_at(int fd, uint64_t offset, struct segment_header *header)
 {
 	uint8_t block[RECORD_BLOCK];
-	size_t got = 0;
+	size_t got;
+	int r;
 
-	while (got < sizeof(block)) {
-		ssize_t n = segment_pread(fd, block + got, sizeof(block) - got, offset + got);
-
-		if (n <= 0)
-			return n < 0 ? (int)n : -EBADMSG;
-		got += (size_t)n;
-	}
-	return segment_get_header(block, header);
+	r = segment_read_most(fd, block, sizeof(block), offset, &got);
+	if (r < 0)
+		return r;
+	return got < sizeof(block) ? -EBADMSG : segment_get_header(block, header);
 }
 
 /* The first block, or else its copy at the end. */
@@ -571,4 +582,17 @@ segment_prepare_directory(int dirfd)
 	}
 	free(numbers);
 	return os_fsync(dirfd);
+}
+
+int
+segment_sync_subdirectory(int dirfd, const char *name)
+{
+	int fd, r;
+
+	fd = os_open(dirfd, name, O_RDONLY | O_DIRECTORY, 0);
+	if (fd < 0)
+		return fd;
+	r = os_fsync(fd);
+	os_close(fd);
+	return r;
 }

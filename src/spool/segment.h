@@ -126,11 +126,16 @@ bool segment_is_own(int dirfd, const struct stat *st);
 
 /* os_pread() that tries once more after an error: a read may do that, unlike a write or a sync. */
 ssize_t segment_pread(int fd, void *buf, size_t len, uint64_t offset) MUST_CHECK;
+/* As much of `len` as there is: less at the end of the file only. -errno: what lies behind cannot be read;
+ * *got tells, then as well, how much could. */
+int segment_read_most(int fd, void *buf, size_t len, uint64_t offset, size_t *got) MUST_CHECK;
 
 /* The spool directory as relayd needs it: makes large/ and quarantine/ (0700) where missing, syncs
  * the directory, takes away prep-*.seg left by a crash. For the supervisor, while it holds the lock
  * and no worker runs. */
 int segment_prepare_directory(int dirfd) MUST_CHECK;
+/* Makes the names in large/ or quarantine/ durable. -errno. */
+int segment_sync_subdirectory(int dirfd, const char *name) MUST_CHECK;
 
 /* Numbers of all files of that kind (free and prep have kinds too), ascending. Gives an array
  * (free()) of *n. */

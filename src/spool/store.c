@@ -121,37 +121,19 @@ get_segment(struct spool_store *s, uint32_t number, const struct open_segment **
 	return 0;
 }
 
-/* Reads up to `len`; returns what there is. */
-static ssize_t
-read_most(int fd, void *buf, size_t len, uint64_t offset)
-{
-	size_t got = 0;
-
-	while (got < len) {
-		ssize_t n = segment_pread(fd, (char *)buf + got, len - got, offset + got);
-
-		if (n < 0)
-			return n;
-		if (n == 0)
-			break;
-		got += (size_t)n;
-	}
-	return (ssize_t)got;
-}
-
 /* A whole record of that type, checked. Gives *record: header, payload, trailer (free()). */
 static int
 read_record(const struct open_segment *o, uint64_t offset, uint8_t type, struct record_header *h,
     uint8_t **record)
 {
 	uint8_t *in = os_alloc(FIRST_READ);
-	size_t bytes;
-	ssize_t n;
+	size_t bytes, got;
+	int r;
 
 	if (in == NULL)
 		return -ENOMEM;
-	n = read_most(o->fd, in, FIRST_READ, offset);
-	if (n < (ssize_t)RECORD_HEADER_BYTES || !record_get_header(in, o->salt, h) ||
+	r = segment_read_most(o->fd, in, FIRST_READ, offset, &got);
+	if (r < 0 || got < RECORD_HEADER_BYTES || !record_get_header(in, o->salt, h) ||
 	    h->type != type)
 		goto bad;
 	bytes = record_bytes(h->payload_bytes);
@@ -163,18 +145,19 @@ read_record(const struct open_segment *o, uint64_t offset, uint8_t type, struct 
 			return -ENOMEM;
 		}
 		in = bigger;
-		n = read_most(o->fd, in + FIRST_READ, bytes - FIRST_READ, offset + FIRST_READ);
-		if (n < 0)
+		r = segment_read_most(
+		    o->fd, in + FIRST_READ, bytes - FIRST_READ, offset + FIRST_READ, &got);
+		if (r < 0)
 			goto bad;
-		n += FIRST_READ;
+		got += FIRST_READ;
 	}
-	if (n < (ssize_t)bytes || !record_is_whole(h, o->salt, in))
+	if (got < bytes || !record_is_whole(h, o->salt, in))
 		goto bad;
 	*record = in;
 	return 0;
 bad:
 	free(in);
-	return n < 0 ? (int)n : -EBADMSG;
+	return r < 0 ? r : -EBADMSG;
 }
 
 int
@@ -279,12 +262,13 @@ open_inline(struct spool_store *s, struct spool_location at, struct spool_body *
 	const struct open_segment *o;
 	struct record_header envelope, h;
 	uint8_t in[RECORD_HEADER_BYTES], *record;
+	size_t got;
 	int r;
 
 	r = get_segment(s, at.segment, &o);
 	if (r < 0)
 		return r;
-	if (read_most(o->fd, in, sizeof(in), at.offset) != (ssize_t)sizeof(in) ||
+	if (segment_read_most(o->fd, in, sizeof(in), at.offset, &got) < 0 || got < sizeof(in) ||
 	    !record_get_header(in, o->salt, &envelope) || envelope.type != RECORD_ENVELOPE)
 		return -EBADMSG;
 	r = read_body(o, at.offset, &envelope, &h, &record);
@@ -342,12 +326,11 @@ read_both(const struct open_segment *o, uint64_t at, size_t bytes, struct envelo
     struct spool_body *b)
 {
 	uint8_t *in = bytes <= MESSAGE_READ_MAX ? os_alloc(bytes) : NULL;
-	ssize_t n;
+	size_t got;
 
 	if (in == NULL)
 		return false;
-	n = read_most(o->fd, in, bytes, at);
-	if (n >= 0 && take_both(o, in, (size_t)n, out, b))
+	if (segment_read_most(o->fd, in, bytes, at, &got) == 0 && take_both(o, in, got, out, b))
 		return true;
 	free(in);
 	return false;
@@ -453,16 +436,17 @@ spool_body_bytes(const struct spool_body *b)
 static ssize_t
 read_large(struct spool_body *b, uint64_t offset, void *buf, size_t len)
 {
-	ssize_t n;
+	size_t got;
+	int r;
 
 	if (offset == 0) {
 		checksum_stream_reset(b->sum, b->id);
 		b->checked = 0;
 	}
-	n = read_most(b->fd, buf, len, offset);
-	if (n < 0)
-		return n;
-	if ((size_t)n < len)
+	r = segment_read_most(b->fd, buf, len, offset, &got);
+	if (r < 0)
+		return r;
+	if (got < len)
 		return -EBADMSG; /* it was longer when it was opened */
 	if (offset <= b->checked && offset + len > b->checked) {
 		size_t known = (size_t)(b->checked - offset);
@@ -473,7 +457,7 @@ read_large(struct spool_body *b, uint64_t offset, void *buf, size_t len)
 	if (offset + len == b->bytes && b->checked == b->bytes &&
 	    checksum_stream_value(b->sum) != b->checksum_wanted)
 		return -EBADMSG;
-	return n;
+	return (ssize_t)len;
 }
 
 ssize_t
@@ -499,19 +483,6 @@ spool_body_close(struct spool_body *b)
 	checksum_stream_free(b->sum);
 	free(b->record);
 	free(b);
-}
-
-static int
-sync_directory(int dirfd, const char *name)
-{
-	int fd, r;
-
-	fd = os_open(dirfd, name, O_RDONLY | O_DIRECTORY, 0);
-	if (fd < 0)
-		return fd;
-	r = os_fsync(fd);
-	os_close(fd);
-	return r;
 }
 
 /* What cannot be read is left out (a hole, or what an earlier copy has there), and told at the end. */
@@ -571,7 +542,7 @@ spool_store_quarantine(struct spool_store *s, const struct spool_damage *damage)
 		return to;
 	}
 	r = copy_range(from, damage->offset, damage->length_bytes, to);
-	if (sync_directory(s->dirfd, "quarantine") < 0 && r == 0)
+	if (segment_sync_subdirectory(s->dirfd, "quarantine") < 0 && r == 0)
 		r = -EIO;
 	os_close(to);
 	os_close(from);
@@ -708,7 +679,7 @@ spool_store_free_segment(struct spool_store *s, uint32_t number)
 	if (r == 0)
 		r = os_fsync(s->dirfd); /* before that, whoever held its REVOKE must stay */
 	if (r == 0)
-		r = sync_directory(s->dirfd, "large");
+		r = segment_sync_subdirectory(s->dirfd, "large");
 	if (r < 0)
 		return r;
 	forget_revokes(s, number);

@@ -6,24 +6,6 @@
 #include "spool/segment.h"
 #include "spool/window.h"
 
-/* Reads up to `len`; returns what there is: what lies behind may not be readable. */
-static ssize_t
-read_most(int fd, void *buf, size_t len, uint64_t offset)
-{
-	size_t got = 0;
-
-	while (got < len) {
-		ssize_t n = segment_pread(fd, (char *)buf + got, len - got, offset + got);
-
-		if (n < 0 && got == 0)
-			return n;
-		if (n <= 0)
-			break;
-		got += (size_t)n;
-	}
-	return (ssize_t)got;
-}
-
 /* Is it whole in what is here already? */
 static bool
 is_here(const struct window *w, int fd, struct record_salt salt, uint64_t offset, uint8_t type,
@@ -45,17 +27,17 @@ static int
 read_big(struct window *w, int fd, struct record_salt salt, uint64_t offset,
     const struct record_header *h, const uint8_t **record)
 {
-	size_t bytes = record_bytes(h->payload_bytes);
-	ssize_t n;
+	size_t got, bytes = record_bytes(h->payload_bytes);
+	int r;
 
 	free(w->big);
 	w->big = os_alloc(bytes);
 	if (w->big == NULL)
 		return -ENOMEM;
-	n = read_most(fd, w->big, bytes, offset);
-	if (n < 0)
-		return (int)n;
-	if ((size_t)n < bytes || !record_is_whole(h, salt, w->big))
+	r = segment_read_most(fd, w->big, bytes, offset, &got);
+	if (r < 0 && got == 0)
+		return r;
+	if (got < bytes || !record_is_whole(h, salt, w->big))
 		return -EBADMSG;
 	*record = w->big;
 	return 0;
@@ -65,7 +47,7 @@ int
 window_record(struct window *w, int fd, struct record_salt salt, uint64_t offset, uint8_t type,
     struct record_header *h, const uint8_t **record)
 {
-	ssize_t n;
+	int r;
 
 	if (is_here(w, fd, salt, offset, type, h, record))
 		return 0;
@@ -73,13 +55,11 @@ window_record(struct window *w, int fd, struct record_salt salt, uint64_t offset
 		w->bytes = os_alloc(WINDOW_BYTES);
 	if (w->bytes == NULL)
 		return -ENOMEM;
-	w->len = 0;
-	n = read_most(fd, w->bytes, WINDOW_BYTES, offset);
-	if (n < 0)
-		return (int)n;
+	r = segment_read_most(fd, w->bytes, WINDOW_BYTES, offset, &w->len);
+	if (r < 0 && w->len == 0) /* what lies behind may not be wanted */
+		return r;
 	w->fd = fd;
 	w->offset = offset;
-	w->len = (size_t)n;
 	if (is_here(w, fd, salt, offset, type, h, record))
 		return 0;
 	if (w->len < RECORD_HEADER_BYTES || !record_get_header(w->bytes, salt, h) ||
