@@ -3,7 +3,9 @@ libspool_a_SOURCES = src/spool/checksum.h src/spool/checksum.c src/spool/record.
 	src/spool/tlv.h src/spool/tlv.c src/spool/envelope.h src/spool/envelope.c \
 	src/spool/shared_page.h src/spool/shared_page.c src/spool/segment.h src/spool/segment.c \
 	src/spool/large.h src/spool/large.c src/spool/in_flight.h src/spool/in_flight.c \
-	src/spool/item.h src/spool/item.c src/spool/group.h src/spool/group.c src/spool/writer.h src/spool/writer.c \
+	src/spool/item.h src/spool/item.c src/spool/group.h src/spool/group.c src/spool/writer.h \
+	src/spool/writer_parts.h src/spool/writer.c src/spool/writer_commit.c src/spool/writer_compact.c \
+	src/spool/writer_file.c src/spool/writer_report.c \
 	src/spool/reader.h src/spool/reader_parts.h src/spool/reader.c src/spool/reader_gaps.c \
 	src/spool/reader_bytes.c src/spool/store.h src/spool/store_parts.h src/spool/store.c \
 	src/spool/store_body.c src/spool/store_copy.c src/spool/store_quarantine.c src/spool/store_free.c \
