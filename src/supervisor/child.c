@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -248,6 +249,43 @@ child_kill(struct child *child)
 	child->is_killed = true;
 	child->killed_ms = child_now_ms();
 	(void)kill(child->pid, SIGKILL);
+}
+
+/* It was told to stop and did, or had to be killed for it: a crash on the way out is a death. */
+static bool
+is_stopped(const struct child *child, int wait_status)
+{
+	int sig = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+
+	return child->deadline_ms != 0 &&
+	       (child->is_killed || sig == 0 || sig == SIGTERM || sig == SIGKILL);
+}
+
+void
+child_log_end(const struct child *child, int wait_status)
+{
+	int sig = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+	char how[192];
+
+	if (child->is_killed && child->deadline_ms == 0)
+		snprintf(how, sizeof(how), "killed: it was silent");
+	else if (child->is_killed)
+		snprintf(how, sizeof(how), "killed: it did not end in time");
+	else if (sig == SIGSYS)
+		snprintf(how, sizeof(how),
+		    "ended by signal %d (%s): a sandbox forbids what it tried; the kernel's log "
+		    "(dmesg) names it: type=1326 pid=%d syscall=...",
+		    sig, strsignal(sig), (int)child->pid);
+	else if (sig != 0)
+		snprintf(how, sizeof(how), "ended by signal %d (%s)", sig, strsignal(sig));
+	else
+		snprintf(how, sizeof(how), "ended with exit code %d", WEXITSTATUS(wait_status));
+	if (is_stopped(child, wait_status))
+		log_info("worker.stopped", KV_STR("worker", programs[child->role]),
+		    KV_INT("pid", child->pid), KV_WHY(how));
+	else
+		log_error("worker.died", KV_STR("worker", programs[child->role]),
+		    KV_INT("pid", child->pid), KV_WHY(how));
 }
 
 void

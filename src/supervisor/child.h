@@ -50,10 +50,12 @@ const char *child_program(enum child_role role);
  * process was made. That its program is missing shows as exit code 127. */
 int child_start(const struct child_start *start, struct child **out) MUST_CHECK;
 
-/* Asks it to drain; kills it when drain_ms are over (child_tick() looks). A second call can only
+/* Asks it to drain; kills it when drain_ms are over (watch.h). A second call can only
  * shorten the time. */
 void child_stop(struct child *child, uint64_t drain_ms);
 void child_kill(struct child *child);
+/* Tells how it ended: as it was told to, or not. */
+void child_log_end(const struct child *child, int wait_status);
 void child_free(struct child *child);
 
 /* The clock of the signs of life: it does not count the sleep of a suspended machine. */

@@ -10,7 +10,8 @@ libsupervisor_a_SOURCES = src/supervisor/supervisor.h src/supervisor/supervisor.
 	src/supervisor/port_owner.h src/supervisor/port_owner.c \
 	src/supervisor/privileges.h src/supervisor/privileges.c \
 	src/supervisor/service_manager.h src/supervisor/service_manager.c \
-	src/supervisor/spool_home.h src/supervisor/spool_home.c
+	src/supervisor/spool_home.h src/supervisor/spool_home.c \
+	src/supervisor/watch.h src/supervisor/watch.c
 libsupervisor_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(SYSTEMD_CFLAGS)
 sbin_PROGRAMS += relayd
 relayd_SOURCES = src/relayd.c

@@ -19,14 +19,12 @@
 #include "supervisor/page.h"
 #include "supervisor/service_manager.h"
 #include "supervisor/supervisor.h"
+#include "supervisor/watch.h"
 
-#define TICK_MS 1000
-#define SILENCE_MS 60000        /* a worker that says nothing for so long is killed */
 #define RESTART_FIRST_MS 200    /* the second start in a row waits so long, ... */
 #define RESTART_MOST_MS 30000   /* ... each further twice as long, to this */
 #define RESTART_FORGET_MS 60000 /* a run of so long was a good one */
 #define HOPELESS_MS 10000       /* after an exit code that says that a restart will not help */
-#define DYING_MS 5000           /* what was killed and is still there then does not die */
 #define KILL_GRACE_MS 3000      /* what a worker gets beyond drain_ms to end by itself */
 #define DEGRADED_AFTER 3        /* failed starts of delivery after which intake alone is "ready" */
 #define RELOAD_TRIES 3          /* failed starts of a new intake after which a reload is off */
@@ -50,8 +48,7 @@ struct supervisor {
 	struct child *children;  /* all that were not reaped yet, the newest first */
 	struct place places[CHILD_ROLES];
 	unsigned reload_failures;
-	uint64_t last_tick_ms;
-	uint64_t watchdog_ms, fed_ms;
+	struct watch watch;
 	bool reload_wanted; /* SIGHUP came during a reload */
 	bool is_ready;      /* said so to systemd, since the start or the last reload */
 	bool was_started;   /* said daemon.started */
@@ -279,43 +276,6 @@ on_child_ready(void *arg, struct child *child)
 
 /* ---- the end of a child ---- */
 
-/* It was told to stop and did, or had to be killed for it: a crash on the way out is a death. */
-static bool
-is_stopped(const struct child *child, int wait_status)
-{
-	int sig = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
-
-	return child->deadline_ms != 0 &&
-	       (child->is_killed || sig == 0 || sig == SIGTERM || sig == SIGKILL);
-}
-
-static void
-log_end(const struct child *child, int wait_status)
-{
-	int sig = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
-	char how[192];
-
-	if (child->is_killed && child->deadline_ms == 0)
-		snprintf(how, sizeof(how), "killed: it was silent");
-	else if (child->is_killed)
-		snprintf(how, sizeof(how), "killed: it did not end in time");
-	else if (sig == SIGSYS)
-		snprintf(how, sizeof(how),
-		    "ended by signal %d (%s): a sandbox forbids what it tried; the kernel's log "
-		    "(dmesg) names it: type=1326 pid=%d syscall=...",
-		    sig, strsignal(sig), (int)child->pid);
-	else if (sig != 0)
-		snprintf(how, sizeof(how), "ended by signal %d (%s)", sig, strsignal(sig));
-	else
-		snprintf(how, sizeof(how), "ended with exit code %d", WEXITSTATUS(wait_status));
-	if (is_stopped(child, wait_status))
-		log_info("worker.stopped", KV_STR("worker", child_program(child->role)),
-		    KV_INT("pid", child->pid), KV_WHY(how));
-	else
-		log_error("worker.died", KV_STR("worker", child_program(child->role)),
-		    KV_INT("pid", child->pid), KV_WHY(how));
-}
-
 static void finish_stop(struct supervisor *sup);
 static void reload(struct supervisor *sup);
 static bool may_reload(const struct supervisor *sup);
@@ -368,7 +328,7 @@ static void
 on_child_gone(struct supervisor *sup, struct child *child, int wait_status)
 {
 	remove_child(sup, child);
-	log_end(child, wait_status);
+	child_log_end(child, wait_status);
 	page_note_end(sup->page, child->role, child->pid);
 	if (sup->is_stopping)
 		finish_stop(sup);
@@ -524,84 +484,14 @@ on_sigterm(evutil_socket_t sig, short what, void *arg)
 
 /* ---- the tick ---- */
 
-/* A machine that stood still (a stopped container, a paused guest) made everybody silent. */
-static void
-forgive_silence(struct supervisor *sup, uint64_t now_ms)
-{
-	if (now_ms - sup->last_tick_ms > 10 * TICK_MS)
-		for (struct child *child = sup->children; child != NULL; child = child->next)
-			child->alive_ms = child->killed_ms = now_ms;
-	sup->last_tick_ms = now_ms;
-}
-
-static void
-watch_child(struct child *child, uint64_t now_ms)
-{
-	if (child->is_killed)
-		return;
-	if (child->deadline_ms != 0) {
-		if (now_ms >= child->deadline_ms)
-			child_kill(child);
-	} else if (now_ms - child->alive_ms >= SILENCE_MS) {
-		log_error("worker.hung", KV_STR("worker", child_program(child->role)),
-		    KV_INT("pid", child->pid),
-		    KV_MS("silent", (int64_t)(now_ms - child->alive_ms)));
-		child_kill(child);
-	}
-}
-
-/* It was killed and does not die (its disk hangs), and nobody can take its place: for an intake that was
- * told to stop another serves already, but of delivery there is only one at a time. */
-static bool
-is_in_the_way(const struct child *child, uint64_t now_ms)
-{
-	bool is_replaced = child->role == CHILD_INTAKE && child->deadline_ms != 0;
-
-	return child->is_killed && !is_replaced && now_ms >= child->killed_ms + DYING_MS;
-}
-
-/* The watchdog is fed as long as each worker turns or is being replaced. Gives the one that starves it. */
-static struct child *
-find_undead(const struct supervisor *sup, uint64_t now_ms)
-{
-	struct child *child = sup->children;
-
-	while (child != NULL && !is_in_the_way(child, now_ms))
-		child = child->next;
-	return child;
-}
-
-static void
-feed_watchdog(struct supervisor *sup, uint64_t now_ms)
-{
-	struct child *undead = find_undead(sup, now_ms);
-
-	if (undead != NULL && !undead->was_told) {
-		undead->was_told = true;
-		log_error("worker.hung", KV_STR("worker", child_program(undead->role)),
-		    KV_INT("pid", undead->pid),
-		    KV_WHY("it was killed and does not die: no other can be started, and "
-		           "systemd's watchdog is not fed any more"),
-		    KV_FIX("find out what it waits for (its state in ps, dmesg)"));
-	}
-	if (undead != NULL || sup->watchdog_ms == 0 || now_ms - sup->fed_ms < sup->watchdog_ms / 4)
-		return;
-	sup->fed_ms = now_ms;
-	service_manager_alive();
-}
-
 static void
 on_tick(evutil_socket_t fd, short what, void *arg)
 {
 	struct supervisor *sup = arg;
-	uint64_t now_ms = child_now_ms();
 
 	(void)fd;
 	(void)what;
-	forgive_silence(sup, now_ms);
-	for (struct child *child = sup->children; child != NULL; child = child->next)
-		watch_child(child, now_ms);
-	feed_watchdog(sup, now_ms);
+	watch_look(&sup->watch, sup->children);
 	listeners_refuse(sup->held.passed, sup->current->listeners,
 	    sup->next != NULL ? sup->next->listeners : NULL);
 	note_ready(sup);
@@ -619,7 +509,7 @@ open_base(struct supervisor *sup)
 		event_callback_fn call;
 	} handlers[] = { { SIGHUP, on_sighup }, { SIGTERM, on_sigterm }, { SIGINT, on_sigterm },
 		{ SIGCHLD, on_sigchld } };
-	struct timeval every = loop_timeval(TICK_MS);
+	struct timeval every = loop_timeval(WATCH_TICK_MS);
 
 	sup->base = event_base_new();
 	if (sup->base == NULL)
@@ -695,8 +585,7 @@ supervisor_run(const struct supervisor_options *options)
 	acquire_confine();
 	code = start(&sup);
 	if (code == EX_OK) {
-		sup.watchdog_ms = service_manager_watchdog_ms();
-		sup.last_tick_ms = child_now_ms();
+		watch_init(&sup.watch);
 		service_manager_status("starting the workers");
 		start_child(&sup, CHILD_DELIVERY, sup.current);
 		start_child(&sup, CHILD_INTAKE, sup.current);
