@@ -21,6 +21,7 @@
 #include <event2/event.h>
 #include <event2/listener.h>
 
+#include "end.h"
 #include "wire.h"
 
 enum { READ_BYTES = 65536, WAY_BYTES = 64 << 20 };
@@ -54,15 +55,6 @@ struct pair {
 	struct event *connecting;
 	struct way up, down;
 };
-
-static double
-now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static void
 wait_s(struct event *timer, double seconds)
@@ -126,7 +118,7 @@ way_pump(struct way *w)
 	int r = 1;
 
 	while (r > 0 && (p = STAILQ_FIRST(&w->parcels))) {
-		double early_s = p->due - now_s();
+		double early_s = p->due - end_now_s();
 
 		if (early_s > 0) {
 			wait_s(w->timer, early_s);
@@ -171,7 +163,7 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 	}
 	p->begin = 0;
 	p->end = n > 0 ? (size_t)n : 0;
-	p->due = now_s() + w->pair->far->delay_s;
+	p->due = end_now_s() + w->pair->far->delay_s;
 	w->bytes += p->end;
 	p = realloc(p, sizeof(*p) + p->end + 1); /* smaller */
 	if (!p)
@@ -251,23 +243,6 @@ on_input(evutil_socket_t fd, short what, void *arg)
 		event_base_loopbreak(arg);
 }
 
-static void
-listen_on(struct far *far, unsigned port)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET,
-		.sin_port = htons((uint16_t)port),
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t length = sizeof(sa);
-	struct evconnlistener *listener = evconnlistener_new_bind(far->base, on_accepted, far,
-	    LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_FREE, 4096, (struct sockaddr *)&sa, sizeof(sa));
-
-	if (!listener)
-		die("listen");
-	getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&sa, &length);
-	printf("port %u\n", ntohs(sa.sin_port));
-	fflush(stdout);
-}
-
 int
 main(int argc, char **argv)
 {
@@ -287,7 +262,7 @@ main(int argc, char **argv)
 		errx(2, "which upstream port?");
 	far.upstream_port = (unsigned)strtoul(argv[optind], NULL, 10);
 	far.base = event_base_new();
-	listen_on(&far, port);
+	end_listen(far.base, port, on_accepted, &far);
 	struct event *input = event_new(far.base, 0, EV_READ | EV_PERSIST, on_input, far.base);
 	event_add(input, NULL);
 	event_base_dispatch(far.base);

@@ -30,12 +30,12 @@
 #include <unistd.h>
 #include <openssl/evp.h>
 
+#include "end.h"
 #include "wire.h"
 
 /* A server with a short backlog may never hear of a connection that we take for made. */
 enum { GREETING_S = 3 };
 
-enum tls { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
 enum way { WAY_STEP, WAY_MESSAGE, WAY_FLOW };
 
 /* What the next reply answers. */
@@ -46,7 +46,7 @@ struct load {
 	unsigned connections, recipients, port;
 	uint64_t messages, first, per_connection, begun, answered, accepted, refused, lost,
 	    connects, resumed;
-	enum tls tls;
+	enum end_tls tls;
 	enum way way;
 	SSL_CTX *context;
 	SSL_SESSION *session;
@@ -74,15 +74,6 @@ struct client {
 };
 
 static void client_connect(struct client *c);
-
-static double
-now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static void
 say(struct client *c, const char *text)
@@ -125,7 +116,7 @@ say_body(struct client *c)
 static bool
 is_over(const struct load *l)
 {
-	return l->begun >= l->messages || (l->seconds > 0 && now_s() - l->start > l->seconds);
+	return l->begun >= l->messages || (l->seconds > 0 && end_now_s() - l->start > l->seconds);
 }
 
 /* Is there a message for this connection? The pace says when: *delay_s. */
@@ -138,7 +129,7 @@ has_more(struct client *c, double *delay_s)
 	if (is_over(l) || (l->per_connection && c->sent >= l->per_connection))
 		return false;
 	if (l->rate > 0)
-		*delay_s = l->start + (double)l->begun / l->rate - now_s();
+		*delay_s = l->start + (double)l->begun / l->rate - end_now_s();
 	return true;
 }
 
@@ -160,7 +151,7 @@ begin(struct client *c)
 	c->is_refused = false;
 	c->wait = MAIL;
 	if (c->load->per_connection != 1)
-		c->began = now_s();
+		c->began = end_now_s();
 	if (way_of(c) == WAY_STEP)
 		say(c, "MAIL FROM:<sender@bench.example>\r\n");
 	else
@@ -220,7 +211,7 @@ static void
 answered(struct client *c, bool is_accepted)
 {
 	struct load *l = c->load;
-	double now = now_s();
+	double now = end_now_s();
 
 	l->answered++;
 	note(c, c->number, c->reply);
@@ -246,7 +237,7 @@ send_body(struct client *c)
 	if (c->has_next) {
 		c->next_number = c->load->first + c->load->begun++;
 		c->sent++;
-		c->next_began = now_s();
+		c->next_began = end_now_s();
 		say_envelope(c, c->next_number);
 	}
 }
@@ -269,7 +260,7 @@ end_of_message(struct client *c, bool is_good)
 static void
 authenticate(struct client *c)
 {
-	if (c->load->tls == TLS_STARTTLS && !c->is_tls) {
+	if (c->load->tls == END_STARTTLS && !c->is_tls) {
 		c->wait = STARTTLS;
 		say(c, "STARTTLS\r\n");
 	} else if (c->load->login) {
@@ -392,7 +383,7 @@ on_connected(struct wire *w, void *arg)
 {
 	struct client *c = arg;
 
-	if (c->load->tls == TLS_IMPLICIT)
+	if (c->load->tls == END_IMPLICIT_TLS)
 		wire_start_tls(w, c->load->context, false, c->load->session);
 }
 
@@ -403,7 +394,7 @@ on_shaken(struct wire *w, void *arg)
 
 	c->is_tls = true;
 	c->load->resumed += SSL_session_reused(w->ssl) == 1;
-	if (c->load->tls == TLS_STARTTLS)
+	if (c->load->tls == END_STARTTLS)
 		hello(c);
 }
 
@@ -468,7 +459,7 @@ client_connect(struct client *c)
 	c->wait = GREETING;
 	c->is_tls = c->has_next = c->is_pipelining = false;
 	c->load->connects++;
-	c->began = now_s();
+	c->began = end_now_s();
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != EINPROGRESS)
 		die("connect");
 	wire_open(&c->wire, c->load->base, fd);
@@ -497,22 +488,6 @@ make_context(struct load *l, const char *ca)
 	SSL_CTX_set_session_cache_mode(
 	    l->context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(l->context, on_new_session);
-}
-
-static char *
-make_login(const char *pair)
-{
-	unsigned char plain[256];
-	size_t length = strlen(pair) + 1;
-	char *login = malloc(512);
-
-	if (!login || length > sizeof(plain) || !strchr(pair, ':'))
-		errx(2, "-a wants USER:PASSWORD");
-	plain[0] = '\0';
-	memcpy(plain + 1, pair, length - 1);
-	plain[1 + strcspn(pair, ":")] = '\0';
-	EVP_EncodeBlock((unsigned char *)login, plain, (int)length);
-	return login;
 }
 
 /* Text lines of 72 octets, so that a message has about `bytes` in all. */
@@ -580,7 +555,6 @@ static void
 parse(struct load *l, int argc, char **argv)
 {
 	static const char *const ways[] = { "step", "message", "flow", NULL };
-	static const char *const kinds[] = { "none", "starttls", "implicit", NULL };
 	const char *ca = NULL;
 	size_t bytes = 4096;
 	int option;
@@ -606,13 +580,13 @@ parse(struct load *l, int argc, char **argv)
 			l->way = (enum way)named(ways, optarg);
 			break;
 		case 't':
-			l->tls = (enum tls)named(kinds, optarg);
+			l->tls = end_tls_named(optarg);
 			break;
 		case 'A':
 			ca = optarg;
 			break;
 		case 'a':
-			l->login = make_login(optarg);
+			l->login = end_login(optarg);
 			break;
 		case 'R':
 			l->rate = strtod(optarg, NULL);
@@ -637,7 +611,7 @@ parse(struct load *l, int argc, char **argv)
 	if (optind + 1 != argc)
 		errx(2, "which port?");
 	l->port = (unsigned)strtoul(argv[optind], NULL, 10);
-	if (l->tls != TLS_NONE)
+	if (l->tls != END_CLEAR)
 		make_context(l, ca);
 	make_filler(l, bytes);
 }
@@ -655,7 +629,7 @@ main(int argc, char **argv)
 	struct client *clients = calloc(l.connections, sizeof(*clients));
 	if (!l.took_ms || !clients)
 		die("calloc");
-	l.start = now_s();
+	l.start = end_now_s();
 	for (unsigned i = 0; i < l.connections; i++) {
 		clients[i].load = &l;
 		clients[i].timer = event_new(l.base, -1, 0, on_timer, &clients[i]);

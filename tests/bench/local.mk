@@ -1,13 +1,13 @@
 # The benchmark's ends are built for `make bench` only: BENCH="--quick --only c,g" gives it arguments.
 EXTRA_PROGRAMS += $(bench_programs)
 bench_programs = bench-load bench-sink bench-far bench-nest
-bench_load_SOURCES = tests/bench/load.c tests/bench/wire.c tests/bench/wire.h
+bench_load_SOURCES = tests/bench/load.c tests/bench/wire.c tests/bench/wire.h tests/bench/end.c tests/bench/end.h
 bench_load_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(OPENSSL_CFLAGS)
-bench_load_LDADD = $(EVENT_LIBS) $(OPENSSL_LIBS) -lm
-bench_sink_SOURCES = tests/bench/sink.c tests/bench/wire.c tests/bench/wire.h
+bench_load_LDADD = $(EVENT_LIBS) $(EVENT_NET_LIBS) $(OPENSSL_LIBS) -lm
+bench_sink_SOURCES = tests/bench/sink.c tests/bench/wire.c tests/bench/wire.h tests/bench/end.c tests/bench/end.h
 bench_sink_CFLAGS = $(bench_load_CFLAGS)
 bench_sink_LDADD = $(EVENT_LIBS) $(EVENT_NET_LIBS) $(OPENSSL_LIBS)
-bench_far_SOURCES = tests/bench/far.c tests/bench/wire.c tests/bench/wire.h
+bench_far_SOURCES = tests/bench/far.c tests/bench/wire.c tests/bench/wire.h tests/bench/end.c tests/bench/end.h
 bench_far_CFLAGS = $(bench_load_CFLAGS)
 bench_far_LDADD = $(EVENT_LIBS) $(EVENT_NET_LIBS) $(OPENSSL_LIBS)
 bench_nest_SOURCES = tests/bench/nest.c

@@ -23,9 +23,8 @@
 #include <event2/util.h>
 #include <openssl/evp.h>
 
+#include "end.h"
 #include "wire.h"
-
-enum tls { TLS_NONE, TLS_STARTTLS, TLS_IMPLICIT };
 
 enum { NO_NUMBER = 0, MOST_NUMBERS = 1 << 26 };
 
@@ -36,7 +35,7 @@ struct arrival {
 
 struct sink {
 	struct event_base *base;
-	enum tls tls;
+	enum end_tls tls;
 	bool is_chunking;
 	struct arrival *arrivals; /* by the generator's number, which begins with 1 here */
 	size_t arrivals_size;
@@ -55,15 +54,6 @@ struct session {
 	size_t chunk;    /* bytes of BDAT to come */
 	unsigned match;  /* how much of CR LF . CR LF the data ends with so far */
 };
-
-static double
-now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static void
 say(struct session *s, const char *text)
@@ -105,7 +95,7 @@ message_done(struct session *s)
 {
 	s->sink->messages++;
 	s->sink->recipients += s->recipients;
-	s->sink->last = now_s();
+	s->sink->last = end_now_s();
 	arrived(s->sink, s->number);
 	s->number = NO_NUMBER;
 	s->has_sender = false;
@@ -171,7 +161,7 @@ take_content(struct session *s)
 static void
 do_ehlo(struct session *s)
 {
-	bool is_clear = s->sink->tls != TLS_NONE && !s->wire.ssl;
+	bool is_clear = s->sink->tls != END_CLEAR && !s->wire.ssl;
 
 	say(s,
 	    "250-sink\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n"
@@ -198,7 +188,7 @@ do_auth(struct session *s, const char *argument)
 static bool
 may_send(struct session *s)
 {
-	if (s->sink->tls != TLS_NONE && !s->wire.ssl)
+	if (s->sink->tls != END_CLEAR && !s->wire.ssl)
 		say(s, "530 5.7.0 STARTTLS first\r\n");
 	else if (s->sink->login && !s->is_in)
 		say(s, "530 5.7.0 AUTH first\r\n");
@@ -242,7 +232,7 @@ command(struct session *s, char *line)
 		do_ehlo(s);
 	} else if (strncasecmp(line, "AUTH ", 5) == 0) {
 		do_auth(s, line + 5);
-	} else if (strcasecmp(line, "STARTTLS") == 0 && s->sink->tls == TLS_STARTTLS &&
+	} else if (strcasecmp(line, "STARTTLS") == 0 && s->sink->tls == END_STARTTLS &&
 	           !s->wire.ssl) {
 		say(s, "220 2.0.0 Go\r\n");
 		wire_start_tls(&s->wire, s->sink->context, true, NULL);
@@ -283,7 +273,7 @@ on_shaken(struct wire *w, void *arg)
 
 	s->sink->handshakes++;
 	s->sink->resumed += SSL_session_reused(w->ssl) == 1;
-	if (s->sink->tls == TLS_IMPLICIT)
+	if (s->sink->tls == END_IMPLICIT_TLS)
 		say(s, "220 sink ESMTP\r\n");
 }
 
@@ -313,7 +303,7 @@ on_accepted(
 	s->wire.on_closed = on_closed;
 	s->wire.arg = s;
 	wire_open(&s->wire, sink->base, fd);
-	if (sink->tls == TLS_IMPLICIT)
+	if (sink->tls == END_IMPLICIT_TLS)
 		wire_start_tls(&s->wire, sink->context, true, NULL);
 	else
 		say(s, "220 sink ESMTP\r\n");
@@ -392,55 +382,10 @@ make_context(const char *pem)
 	return context;
 }
 
-/* USER:PASSWORD → base64 of NUL USER NUL PASSWORD */
-static char *
-make_login(const char *pair)
-{
-	unsigned char plain[256];
-	size_t length = strlen(pair) + 1;
-	char *login = malloc(512);
-
-	if (!login || length > sizeof(plain) || !strchr(pair, ':'))
-		errx(2, "-a wants USER:PASSWORD");
-	plain[0] = '\0';
-	memcpy(plain + 1, pair, length - 1);
-	plain[1 + strcspn(pair, ":")] = '\0';
-	EVP_EncodeBlock((unsigned char *)login, plain, (int)length);
-	return login;
-}
-
-static void
-listen_on(struct sink *sink, unsigned port)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET,
-		.sin_port = htons((uint16_t)port),
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t length = sizeof(sa);
-	struct evconnlistener *listener = evconnlistener_new_bind(sink->base, on_accepted, sink,
-	    LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_FREE, 4096, (struct sockaddr *)&sa, sizeof(sa));
-
-	if (!listener)
-		die("listen");
-	getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&sa, &length);
-	printf("port %u\n", ntohs(sa.sin_port));
-	fflush(stdout);
-}
-
-static enum tls
-tls_named(const char *name)
-{
-	static const char *const names[] = { "none", "starttls", "implicit" };
-
-	for (size_t i = 0; i < 3; i++)
-		if (strcmp(names[i], name) == 0)
-			return (enum tls)i;
-	errx(2, "-t wants none, starttls or implicit");
-}
-
 int
 main(int argc, char **argv)
 {
-	struct sink sink = { .tls = TLS_NONE, .is_chunking = true };
+	struct sink sink = { .tls = END_CLEAR, .is_chunking = true };
 	const char *pem = NULL;
 	unsigned port = 0;
 	int option;
@@ -448,13 +393,13 @@ main(int argc, char **argv)
 	while ((option = getopt(argc, argv, "t:k:a:p:C")) != -1) {
 		switch (option) {
 		case 't':
-			sink.tls = tls_named(optarg);
+			sink.tls = end_tls_named(optarg);
 			break;
 		case 'k':
 			pem = optarg;
 			break;
 		case 'a':
-			sink.login = make_login(optarg);
+			sink.login = end_login(optarg);
 			break;
 		case 'C':
 			sink.is_chunking = false;
@@ -467,9 +412,9 @@ main(int argc, char **argv)
 		}
 	}
 	sink.base = event_base_new();
-	if (sink.tls != TLS_NONE)
+	if (sink.tls != END_CLEAR)
 		sink.context = make_context(pem);
-	listen_on(&sink, port);
+	end_listen(sink.base, port, on_accepted, &sink);
 	struct event *question = event_new(sink.base, 0, EV_READ | EV_PERSIST, on_question, &sink);
 	event_add(question, NULL);
 	event_base_dispatch(sink.base);

@@ -10,14 +10,9 @@
 #include <unistd.h>
 #include <openssl/err.h>
 
-enum { READ_BYTES = 65536 };
+#include "end.h"
 
-void
-die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
+enum { READ_BYTES = 65536 };
 
 static void
 bytes_reserve(struct bytes *b, size_t more)

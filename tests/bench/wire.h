@@ -57,5 +57,4 @@ wire_drop(struct wire *w, size_t length)
  * the callback returns. */
 char *wire_line(struct wire *w);
 
-_Noreturn void die(const char *what);
 #endif
