@@ -667,6 +667,52 @@ a_large_body_that_failed_is_not_synced(void **state)
 	large_drop(large);
 }
 
+/* Sends a message with a large body; gives its result and whether large/ID is there afterwards. */
+static int
+send_large(struct fixture *f, bool *is_there)
+{
+	struct sent *s = fixture_message(f, "", 0);
+	char name[LARGE_NAME_MAX];
+	struct large *large;
+	int fd, result;
+
+	assert_int_equal(large_create(f->dirfd, s->id, &large), 0);
+	assert_int_equal(large_append(large, SPAN("hello")), 0);
+	spool_item_message(
+	    &s->item, (struct span){ s->envelope, s->envelope_len }, s->body, 0, large);
+	s->item.done = fixture_on_done;
+	s->item.arg = s;
+	spool_writer_submit(f->writer, &s->item);
+	fixture_await(f, s);
+	result = s->item.result;
+	large_name(s->id, name);
+	fd = os_open(f->dirfd, name, O_RDONLY, 0);
+	*is_there = fd >= 0;
+	if (fd >= 0)
+		os_close(fd);
+	fixture_free(s);
+	return result;
+}
+
+/* Its record may be durable: whoever finds that needs the body. Where it was revoked nobody does. */
+static void
+a_large_body_stays_where_its_fate_is_unknown(void **state)
+{
+	struct fixture *f = *state;
+	bool is_there;
+
+	fixture_writer(f, SEGMENT_INTAKE, NULL);
+	assert_int_equal(send_large(f, &is_there), 0);
+	assert_true(is_there);
+	os_disk_fail(disk, OS_CALL_FDATASYNC, 1, EIO, false);
+	assert_int_equal(send_large(f, &is_there), -EAGAIN);
+	assert_false(is_there);
+	os_disk_fail(disk, OS_CALL_FDATASYNC, 1, EIO, true);
+	assert_int_equal(send_large(f, &is_there), -EIO);
+	assert_true(is_there);
+	os_disk_heal(disk);
+}
+
 /* What is set aside outlives its segment, and a cut right after that. */
 static void
 what_is_set_aside_is_durable(void **state)
@@ -816,6 +862,7 @@ main(void)
 		TEST(a_file_is_sealed_when_its_revocation_is_durable),
 		TEST(after_a_failed_write_no_other_is_tried),
 		TEST(a_large_body_that_failed_is_not_synced),
+		TEST(a_large_body_stays_where_its_fate_is_unknown),
 		TEST(what_is_set_aside_is_durable),
 		TEST(what_cannot_be_read_is_told),
 		TEST(ids_of_a_segment_end),
