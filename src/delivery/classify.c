@@ -68,6 +68,9 @@
 #define FIX_MAILBOX_FULL "the account's own mailbox is full (Sent Items counts): empty it"
 #define FIX_SENDER "verify this sender (or its domain) at the provider, or send from one that is"
 #define FIX_RELAY "the provider does not relay for us: log in, or have this host's address allowed"
+#define FIX_ADDRESS                                                                                \
+	"the server refuses this host's address: log in at its submission port (587 or 465), or "  \
+	"have the address allowed or taken off the list that the reply names"
 #define FIX_HOST "check `host`, `port` and `tls`: this server does not serve us"
 
 static const struct row {
@@ -99,6 +102,7 @@ static const struct row {
 	{ ANYWHERE,   432, 432, NULL,      NULL,                                              FEWER },
 	{ AT_SENDING, 400, 499, NULL,      "throttl|rate limit|sending rate|rate exceeded|limit exceeded|too fast|slow down|too many messages|too much mail|too many emails", SLOWER },
 	{ AT_SENDING, 400, 499, "4.7.28",  NULL,                                              SLOWER },
+	{ AT_SENDING, 500, 599, NULL,      "per hour|hourly|per minute",                      SLOWER }, /* cPanel has no 4 for it */
 	{ ANYWHERE,   421, 421, NULL,      "try again later, closing connection|throttl|rate|too many|too much", SLOWER },
 	{ ANYWHERE,   421, 421, NULL,      NULL,                                              NETWORK },
 	/* before anything is sent: never the message's fault */
@@ -109,13 +113,19 @@ static const struct row {
 	{ AT_SENDING, 535, 535, NULL,      NULL,                                              PASSWORD(FIX_LOGIN) },
 	{ AT_SENDING, 500, 599, "5.7.57",  NULL,                                              PASSWORD(FIX_NO_LOGIN) },
 	{ AT_SENDING, 500, 599, NULL,      "authentication required|authentication is required|must authenticate|not authenticated|must issue a starttls", PASSWORD(FIX_NO_LOGIN) },
-	{ AT_SENDING, 400, 599, NULL,      "maximum credits|out of credit|no credit|insufficient credit|insufficient balance|trial expired|payment required", ACCOUNT(FIX_CREDIT) },
+	{ AT_SENDING, 400, 599, NULL,      "maximum credits|out of credit|no credit|insufficient credit|credits exhausted|insufficient balance|trial expired|payment required", ACCOUNT(FIX_CREDIT) },
 	/* (at RCPT it is the recipient's that is disabled) */
 	{ AT_MAIL | AT_DATA, 400, 599, NULL, "account suspended|account is suspended|account disabled|account is disabled|account blocked|account is blocked|account locked|account is locked|account inactive|account is inactive|account is not active|account deactivated|account terminated|account expired|account has expired|account on hold|account has been", ACCOUNT(FIX_CREDIT) },
+	{ AT_SENDING, 500, 599, NULL,      "banned sender",                                   ACCOUNT(FIX_CREDIT) },
+	{ AT_SENDING, 500, 599, NULL,      "client host|traffic not accepted from this ip|blocked using|your ip|sending ip|your host", ACCOUNT(FIX_ADDRESS) },
+	/* its own fault, and for a while */
+	{ AT_SENDING, 500, 599, "5.3.5",   NULL,                                              TEMPORARY(FAILURE_OF_MESSAGE) },
+	{ AT_SENDING, 500, 599, NULL,      "server configuration|configuration error|misconfigur", TEMPORARY(FAILURE_OF_MESSAGE) },
 	{ AT_MAIL | AT_DATA, 500, 599, "5.2.2", NULL,                                         ACCOUNT(FIX_MAILBOX_FULL) },
 	/* the sender */
 	{ AT_SENDING, 400, 599, NULL,      "not verified|unverified|verify your|verified sender|senderidentity|sender identity", SENDER(FIX_SENDER) },
 	{ AT_SENDING, 400, 599, NULL,      "sendasdenied|not authorized to send|not authorised to send|not allowed to send|not permitted to send|not owned by|sender address blocked|relaying disallowed as|sender not allowed|invalid sender domain|does not belong to", SENDER(FIX_SENDER) },
+	{ AT_SENDING, 500, 599, "5.7.60",  NULL,                                              SENDER(FIX_SENDER) },
 	{ AT_SENDING, 403, 403, NULL,      NULL,                                              SENDER(FIX_SENDER) },
 	{ AT_RCPT | AT_MAIL, 500, 599, NULL, "relay access denied|relaying denied|unable to relay|relay not permitted|not permitted to relay|relaying not allowed|relaying is not allowed|we do not relay", SENDER(FIX_RELAY) },
 	/* the digits */

@@ -34,6 +34,18 @@ static const struct row {
 	{ SMTP_STAGE_END,  452, "4.3.1", "insufficient system storage",       FAILURE_TEMPORARY, MSG, 0 },
 	{ SMTP_STAGE_END,  552, "5.3.4", "message too big",                   FAILURE_PERMANENT, MSG, 0 },
 	{ SMTP_STAGE_END,  554, "5.7.1", "looks like spam",                   FAILURE_PERMANENT, MSG, 0 },
+	/* what is wrong with us, and not with the message */
+	{ SMTP_STAGE_RCPT, 554, "5.7.1", "<vm[192.0.2.1]>: Client host rejected: Access denied", FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_END,  550, "5.7.1", "Service unavailable; Client host [192.0.2.1] blocked using zen.example", FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_MAIL, 550, "5.7.708", "Service unavailable. Access denied, traffic not accepted from this IP.", FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_MAIL, 550, "5.7.501", "Service unavailable. Access denied, banned sender", FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_MAIL, 550, "",      "Credits exhausted",                 FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
+	{ SMTP_STAGE_END,  550, "5.7.60", "SMTP; Client does not have permissions to send as this sender", FAILURE_OPERATOR, MSG, BREAKER_OPERATOR },
+	{ SMTP_STAGE_RCPT, 550, "",      "Domain x.example has exceeded the max emails per hour (101/100) allowed. Message discarded.", FAILURE_PACE, UP, BREAKER_NETWORK },
+	{ SMTP_STAGE_END,  554, "5.3.0", "Server configuration problem",      FAILURE_TEMPORARY, MSG, 0 },
+	/* and what is with it: the link in its body, the recipient's own rules */
+	{ SMTP_STAGE_END,  554, "5.7.1", "Message contains a URL listed in a blocklist", FAILURE_PERMANENT, MSG, 0 },
+	{ SMTP_STAGE_RCPT, 550, "5.7.1", "Recipient does not accept mail from strangers", FAILURE_PERMANENT, RCPT, 0 },
 	/* our account, or the recipient's */
 	{ SMTP_STAGE_MAIL, 550, "5.7.1", "Account blocked, contact support",  FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
 	{ SMTP_STAGE_MAIL, 550, "",      "Your account is locked",            FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
