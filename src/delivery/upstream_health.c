@@ -325,7 +325,8 @@ upstream_warn_of_silence(struct upstream *u)
 	    u->config->host, u->config->port, phrase);
 	log_warning("upstream.warned", KV_STR("upstream", u->config->name),
 	    KV_MS("silent", (int64_t)silent_ms), KV_WHY(why),
-	    KV_FIX(
-	        "nothing, if it answers soon; else check host, port and tls, and that no firewall "
-	        "swallows the connection"));
+	    KV_FIX("nothing, if it answers soon; else check host, port and tls (a port that speaks "
+	           "TLS "
+	           "from the start wants tls = implicit), and that no firewall swallows the "
+	           "connection"));
 }
