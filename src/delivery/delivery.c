@@ -18,6 +18,7 @@
 
 #define READ_AT_ONCE 512 /* messages, or outcomes, read before the loop turns */
 #define TICK_MS 1000
+#define LOOK_EVERY_MS 10000 /* for files that somebody has removed */
 #define CLOCK_JUMP_MS 60000
 
 uint32_t
@@ -364,6 +365,10 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	look_at_clock(d);
+	if (os_boot_ms() >= d->look_ms) {
+		d->look_ms = os_boot_ms() + LOOK_EVERY_MS;
+		mail_look_for_removed(d);
+	}
 	for (size_t i = 0; i < d->config->n_upstreams; i++)
 		upstream_tick(d->upstreams[i], os_boot_ms());
 	delivery_kick(d);

@@ -64,6 +64,7 @@ struct delivery {
 	struct delivery_counts counts;
 	uint64_t started_ms;     /* wall clock */
 	uint64_t opened_ms;      /* steady clock: when the spool was */
+	uint64_t look_ms;        /* steady clock: when to look for removed files */
 	int64_t wall_minus_boot; /* what the wall clock said, to see it jump */
 	bool stopping, quick;
 	bool is_full; /* outcomes wait for the disk: nothing new goes out */

@@ -18,6 +18,7 @@ struct place { /* a segment */
 	bool is_read;        /* to its end */
 	bool stays;          /* something in it cannot be moved */
 	bool is_done;        /* in the list of those to be freed */
+	bool is_missing;     /* told */
 	uint64_t left;       /* messages that are not done */
 	uint64_t live_bytes; /* their records */
 	uint64_t file_bytes; /* 0: not known (not read, or its header is damaged) */
@@ -122,6 +123,33 @@ mail_pump(struct delivery *d)
 	}
 	if (d->places->done != NULL)
 		delivery_kick(d);
+}
+
+static void
+tell_missing(struct delivery *d, struct place *p)
+{
+	char name[SEGMENT_NAME_MAX];
+
+	p->is_missing = true;
+	segment_name(segment_kind_of(p->number), p->number, name);
+	log_error("spool.lost", KV_STR("directory", d->config->spool.directory),
+	    KV_STR("file", name), KV_INT("messages", (int64_t)p->left),
+	    KV_WHY("somebody removed it, and it held mail that was accepted: what has not gone "
+	           "out by the next restart is lost"),
+	    KV_FIX("put it back, do not restart relayd before, and keep others away from the "
+	           "spool; relayctl queue names the messages"));
+}
+
+void
+mail_look_for_removed(struct delivery *d)
+{
+	struct place *p, *next;
+
+	HASH_ITER(hh, d->places->places, p, next)
+	{
+		if (p->left > 0 && !p->is_missing && !spool_store_is_there(d->store, p->number))
+			tell_missing(d, p);
+	}
 }
 
 void

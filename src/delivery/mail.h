@@ -68,6 +68,8 @@ void mail_may_free(struct delivery *d);
 bool mail_is_freeing(const struct delivery *d);
 /* Frees some of the segments in which nothing is left. */
 void mail_pump(struct delivery *d);
+/* A segment with mail in it that somebody has removed is told, once: it can still be put back. Now and then. */
+void mail_look_for_removed(struct delivery *d);
 size_t mail_segments(const struct delivery *d); /* that hold mail */
 
 /* For compaction. The message is counted in that segment (too), or no longer: then the segment is

@@ -85,6 +85,8 @@ void spool_store_note_revoke(
 /* It was closed in good order, so it may be recycled. One that ended in a crash or an error goes away
  * instead when it is freed: after an error a file is never written again (I5). */
 void spool_store_note_clean(struct spool_store *s, uint32_t number);
+/* Does its name stand in the directory? (True as well where that cannot be told.) */
+bool spool_store_is_there(struct spool_store *s, uint32_t number);
 /* The segment is never to be freed by this process: it holds what could not be set aside. */
 void spool_store_keep(struct spool_store *s, uint32_t number);
 /* Is this record revoked? (By a REVOKE that was noted.) */

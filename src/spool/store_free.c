@@ -82,8 +82,8 @@ retire(struct spool_store *s, uint32_t number)
 	return r == -ENOENT ? 0 : r;
 }
 
-static bool
-is_there(struct spool_store *s, uint32_t number)
+bool
+spool_store_is_there(struct spool_store *s, uint32_t number)
 {
 	char name[SEGMENT_NAME_MAX];
 	int fd;
@@ -100,7 +100,8 @@ static bool
 is_needed(struct spool_store *s, uint32_t holder)
 {
 	for (size_t i = 0; i < s->n_revokes; i++)
-		if (s->revokes[i].holder == holder && is_there(s, s->revokes[i].revoke.segment))
+		if (s->revokes[i].holder == holder &&
+		    spool_store_is_there(s, s->revokes[i].revoke.segment))
 			return true;
 	return false;
 }

@@ -409,6 +409,27 @@ def test_a_spool_that_is_moved_away_takes_no_mail(relayd, sink, own, ledger, los
     ledger.check("test_spool_strangers.moved", rows=[16], crashes=2)
 
 
+def test_a_file_with_mail_that_is_removed_is_told_while_it_can_be_put_back(relayd, sink, own, ledger):
+    """Of mail that was never tried nothing else knows: a restart would find an empty queue, and nothing amiss."""
+    sink.stop()
+    relayd.to_sink(sink).start()
+    for _ in range(3):
+        assert ledger.send().is_acknowledged
+    wait_for(lambda: len(relayd.queue()) == 3)
+    [segment] = [path for path in relayd.spool.glob("intake-*.seg") if b"bench 1" in path.read_bytes()]
+    copy = shutil.copy2(segment, own / "copy")
+    shutil.chown(copy, segment.stat().st_uid)
+    segment.unlink()
+    [told] = relayd.wait_event("spool.lost", seconds=20)
+    assert told["file"] == segment.name and told["messages"] == 3 and "put it back" in told["fix"]
+    shutil.move(copy, segment)
+    sink.start()
+    relayd.kill_all()
+    relayd.start()
+    ledger.settle()
+    ledger.check("test_spool_strangers.removed", rows=[16], crashes=1)
+
+
 # Row 17.
 
 def test_the_lock_is_not_in_its_file_alone(relayd, sink, own, ledger):
