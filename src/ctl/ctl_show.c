@@ -88,6 +88,7 @@ print_message(const json_t *m)
 	    json_is_string(json_object_get(m, "next_attempt")) ? ", next attempt " : "",
 	    json_is_string(json_object_get(m, "next_attempt")) ? ctl_when(m, "next_attempt") : "");
 	print_pair("State", text);
+	print_pair("Waits for", ctl_get(m, "waits_for"));
 	print_pair("Sender", sender[0] != '\0' ? sender : "<>");
 	snprintf(
 	    text, sizeof(text), "%.40s (%.40s)", ctl_get(m, "arrived"), ctl_when(m, "arrived"));

@@ -23,7 +23,8 @@
  *           they are part of it, any case); rows   "queued": true if any is; "reading": true while the spool
  *           (true)                                 is not all read. Streamed: the reader sets the pace, a
  *                                                  million messages need no memory
- * show      id; body (true: all of it)             {"message": {... with details}} then, with body,
+ * show      id; body (true: all of it)             {"message": {... with details, and "waits_for" if its
+ *                                                  upstream is down}} then, with body,
  *                                                  {"data": "<base64>"} pieces of the whole message
  *                                                  as it goes upstream, in order
  * retry     id: one or a list; or all: true        {"id": "...", "result": "queued" | "held" |

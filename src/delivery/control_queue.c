@@ -8,6 +8,7 @@
 #include "delivery/history.h"
 #include "delivery/report.h"
 #include "delivery/report_row.h"
+#include "delivery/upstream.h"
 #include "delivery/request.h"
 #include "spool/journal.h"
 
@@ -353,6 +354,20 @@ say_details(struct request *r, struct showing *s)
 	return json_is_true(json_object_get(r->json, "body")) ? REQUEST_AGAIN : request_ok(r);
 }
 
+/* Its turn has come, and yet it does not go. */
+static void
+add_what_it_waits_for(json_t *object, const struct delivery *d, const struct queue_entry *e)
+{
+	const struct upstream *u = d->upstreams[e->upstream];
+	char *text;
+
+	if (e->state != QUEUE_READY || u->breaker.state == BREAKER_CLOSED)
+		return;
+	text = xasprintf("upstream %s, which is down: %s", u->config->name, u->why);
+	json_object_set_new(object, "waits_for", report_text(span_of(text)));
+	free(text);
+}
+
 enum request_progress
 control_show_start(struct request *r)
 {
@@ -381,6 +396,7 @@ control_show_start(struct request *r)
 		return request_error(r, "%s cannot be read: %s", text, strerror(-error));
 	shown_init(&shown, r->d, s->mail);
 	s->object = report_message(&shown.report);
+	add_what_it_waits_for(s->object, r->d, e);
 	shown_fini(&shown);
 	s->duplicates = e->duplicates;
 	(void)!journal_scan_open(r->d->dirfd, 0, false, NULL, NULL, &s->scan);

@@ -294,6 +294,7 @@ def test_a_missing_password_file_is_told_and_mended(relayd, sink):
     assert relayd.events("secret.failed")
     assert "DOWN" in relayd.status() and "late-password" in relayd.status()
     relayd.send("needs the file")
-    assert len(relayd.queue()) == 1
+    message, = relayd.queue()
+    assert "Waits for    upstream up, which is down: " in relayd.ctl("show", message["id"]).stdout
     relayd.password_file(PASSWORD, "late-password")
     sink.wait_subject("needs the file", DRAIN_SECONDS)
