@@ -50,6 +50,7 @@ on_line(void *arg, char direction, struct span line)
 static const struct {
 	const char *phase, *words;
 } phases[] = {
+	{ "prepare", "No connection could be begun" },
 	{ "resolve", "The upstream's name could not be looked up" },
 	{ "connect", "No connection to the upstream" },
 	{ "greeting", "Connected, but the upstream did not greet" },
@@ -57,8 +58,8 @@ static const struct {
 	{ "starttls", "Encryption could not be started" },
 	{ "tls", "The encrypted connection failed" },
 	{ "auth", "The login failed" },
-	{ "mail", "Logged in, but the sender was refused" },
-	{ "rcpt", "Logged in, but the recipient was refused" },
+	{ "mail", "The sender was refused" },
+	{ "rcpt", "The recipient was refused" },
 	{ "data", "The upstream did not want the message" },
 	{ "body", "The connection broke while the message was sent" },
 	{ "end", "The upstream did not take the message" },

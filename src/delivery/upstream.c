@@ -245,7 +245,7 @@ upstream_test(struct upstream *u, struct queue_entry *e, const struct upstream_w
 
 	if (!prepare(u, &secret, &why, &fix)) {
 		queue_hold(u->d->queue, e);
-		watch->ended(watch->arg, false, "auth", why, fix);
+		watch->ended(watch->arg, false, "prepare", why, fix);
 		return NULL;
 	}
 	link = upstream_link_open(u, secret, watch);
