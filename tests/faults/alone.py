@@ -84,10 +84,10 @@ class Tracer(Strace):
 
 
 def is_traced(pid):
-    """All its threads."""
+    """All its threads, but for those that it was killed for already."""
     for task in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
         try:
-            if not re.search(r"^TracerPid:\t[1-9]", task.read_text(), re.M):
+            if not re.search(r"^(TracerPid:\t[1-9]|State:\t[XZ])", task.read_text(), re.M):
                 return False
         except OSError:
             continue
