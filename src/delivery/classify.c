@@ -54,7 +54,9 @@
 
 #define FIX_RATE "set `rate` to what the provider allows"
 #define FIX_SESSIONS "set `connections` to what the provider allows"
-#define FIX_LOGIN "check `username` and the password (`password-file`, `-credential` or `-command`)"
+#define FIX_LOGIN                                                                                  \
+	"check `username` and the password (`password-file`, `-credential` or `-command`: a new "  \
+	"one is tried at once); where the provider was at fault, `relayctl retry --all`"
 #define FIX_NO_LOGIN                                                                               \
 	"the provider wants a login: set `username` and `password-file`, and not `auth = none`"
 #define FIX_APP_PASSWORD                                                                           \

@@ -115,8 +115,10 @@ fix_of(int error)
 }
 
 static const char *
-why_damaged(int error)
+why_damaged(int error, uint64_t bytes)
 {
+	if (error == 0 && bytes == 0)
+		return "the file is empty, and what it held is lost: somebody has cut it";
 	if (error == 0)
 		return "bytes that were durable have changed; they are set aside in quarantine/";
 	if (segment_is_strange(-error))
@@ -144,7 +146,8 @@ on_damage(void *arg, const struct spool_damage *damage)
 	    KV_INT("offset", (int64_t)damage->offset),
 	    KV_INT("bytes", (int64_t)damage->length_bytes),
 	    KV_STR("error", damage->error != 0 ? strerror(damage->error) : NULL),
-	    KV_WHY(why_damaged(damage->error)), KV_FIX(fix_of(damage->error)));
+	    KV_WHY(why_damaged(damage->error, damage->length_bytes)),
+	    KV_FIX(fix_of(damage->error)));
 	if (damage->error != 0)
 		return; /* it may be there the next time */
 	if (damage->first_missing != 0)
