@@ -188,7 +188,7 @@ look_for_room(struct intake *intake, uint64_t now_ms)
 		intake->full_ms = now_ms;
 	else if (!spool_has_room(&room, config->spool.min_free_bytes, wanted_bytes))
 		(void)refuse_full(intake, &room, wanted_bytes);
-	if (!intake->is_full || now_ms - intake->full_ms < INTAKE_ROOMY_MS)
+	if (!intake->is_full || now_ms < intake->full_ms + INTAKE_ROOMY_MS)
 		return;
 	intake->is_full = false;
 	log_info("spool.has-room", KV_STR("directory", config->spool.directory),
