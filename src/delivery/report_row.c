@@ -79,7 +79,8 @@ report_spool_why(const struct report_spool *spool, char why[REPORT_SPOOL_MAX])
 	report_row_bytes((int64_t)spool->min_free_bytes, wanted);
 	if (spool->room.free_bytes < spool->min_free_bytes) {
 		snprintf(why, REPORT_SPOOL_MAX, "full: %s free, min-free wants %s", is, wanted);
-		return "make room, or lower spool { min-free }";
+		return "make room, or lower spool { min-free } (and segment: six of it are left "
+		       "free at least)";
 	}
 	if (report_spool_is_full(spool)) {
 		snprintf(why, REPORT_SPOOL_MAX, "full: the file system has no more files");
