@@ -1,5 +1,6 @@
 /* relayd.c - the service: the main() of the supervisor. In the foreground only; what starts it
  * (systemd, a container, a shell) watches it. */
+#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
@@ -71,27 +72,37 @@ on_problem(void *arg, const char *text)
 static void
 on_doubt(void *arg, const char *why, const char *fix)
 {
-	(void)arg;
+	unsigned *n_doubts = arg;
+
+	(*n_doubts)++;
 	fprintf(stderr, "relayd: warning: %s; to mend it: %s\n", why, fix);
 }
 
 static int
 check(const char *path)
 {
+	unsigned problems, doubts = 0;
 	struct config *config;
-	unsigned problems;
+	char but[64] = "";
+	int r = config_load(path, on_problem, NULL, &config);
 
-	if (config_load(path, on_problem, NULL, &config) < 0) {
+	if (r == -EACCES && geteuid() != 0) {
+		fprintf(stderr, "relayd: %s cannot be looked at: run this as root\n", path);
+		return EX_NOPERM;
+	}
+	if (r < 0) {
 		fprintf(stderr, "relayd: %s is not good: mend what stands above\n", path);
 		return EX_CONFIG;
 	}
-	problems = config_check_system(config, on_problem, NULL);
-	config_doubts(config, on_doubt, NULL);
+	problems = config_check_system(config, on_problem, on_doubt, &doubts);
+	config_doubts(config, on_doubt, &doubts);
+	if (doubts > 0)
+		snprintf(but, sizeof(but), ", with %u warning%s", doubts, doubts == 1 ? "" : "s");
 	if (problems > 0)
 		fprintf(stderr, "relayd: %s can be read, but %u thing%s it needs %s not in order\n",
 		    path, problems, problems == 1 ? "" : "s", problems == 1 ? "is" : "are");
 	else
-		printf("relayd: %s is good: %zu listener%s, %zu upstream%s\n", path,
+		printf("relayd: %s is good%s: %zu listener%s, %zu upstream%s\n", path, but,
 		    config->n_listen, config->n_listen == 1 ? "" : "s", config->n_upstreams,
 		    config->n_upstreams == 1 ? "" : "s");
 	config_free(config);

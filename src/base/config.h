@@ -153,14 +153,15 @@ int config_load_fd(int fd, config_problem_fn *problem, void *arg, struct config 
 bool config_is_starved(int r); /* for want of memory or descriptors, or by a failing disk */
 void config_free(struct config *config);
 
-/* What can be checked without the network and beyond the grammar: readable secrets with sane
- * permissions, CA file, client certificate, spool directory, addresses. Sees things as uid/gid would.
- * Returns the number of problems told. */
-unsigned config_check_system(const struct config *config, config_problem_fn *problem, void *arg);
-
 /* What works and is hardly meant: a password in clear text, say. For people, each with what to do. */
 typedef void config_doubt_fn(void *arg, const char *why, const char *fix);
 void config_doubts(const struct config *config, config_doubt_fn *doubt, void *arg);
+
+/* What can be checked without the network and beyond the grammar: readable secrets with sane
+ * permissions, CA file, client certificate, spool directory, addresses. Sees things as the service
+ * would, whoever asks; what the caller may not look at is a doubt. Returns the number of problems told. */
+unsigned config_check_system(
+    const struct config *config, config_problem_fn *problem, config_doubt_fn *doubt, void *arg);
 
 /* The canonical text of what is in force: parses back to the same configuration. Holds no secrets
  * (there are none in it); in relayctl's version (`masked`) arguments of password-command are hidden. */

@@ -2,8 +2,6 @@
  * at as the service would see it. Looks, opens no secret, changes nothing. */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -11,22 +9,28 @@
 #include <unistd.h>
 
 #include "base/config.h"
+#include "base/service.h"
 #include "base/span.h"
 
 #define SECRET_BYTES_MAX 8192
-#define GROUPS_MAX 64
 
 struct check {
 	const struct config *config;
 	config_problem_fn *problem;
+	config_doubt_fn *doubt;
 	void *arg;
 	unsigned n_problems;
-	uid_t uid; /* the service */
-	gid_t gid;
-	gid_t groups[GROUPS_MAX];
-	int n_groups;
-	const char *user; /* its name, for advice */
+	struct service service;
 };
+
+static void
+add_place(const struct check *check, unsigned line, const char *what, char *out, size_t size)
+{
+	if (line > 0)
+		snprintf(out, size, "%.200s:%u: %s", check->config->path, line, what);
+	else
+		snprintf(out, size, "%.200s: %s", check->config->path, what);
+}
 
 static void PRINTF_LIKE(3, 4) complain(struct check *check, unsigned line, const char *format, ...)
 {
@@ -36,90 +40,40 @@ static void PRINTF_LIKE(3, 4) complain(struct check *check, unsigned line, const
 	va_start(args, format);
 	vsnprintf(what, sizeof(what), format, args);
 	va_end(args);
-	if (line > 0)
-		snprintf(text, sizeof(text), "%.200s:%u: %s", check->config->path, line, what);
-	else
-		snprintf(text, sizeof(text), "%.200s: %s", check->config->path, what);
+	add_place(check, line, what, text, sizeof(text));
 	check->n_problems++;
 	check->problem(check->arg, text);
+}
+
+/* What we could not look at may be in order: no problem, and nothing to mend but who we are. False where the
+ * error is one that the service will meet as well. */
+static bool
+is_hidden(struct check *check, unsigned line, const char *setting, const char *path, int error)
+{
+	char what[768], text[1024];
+
+	if (error != EACCES || check->service.is_caller || geteuid() == 0)
+		return false;
+	snprintf(what, sizeof(what), "%s = %s: it cannot be looked at", setting, path);
+	add_place(check, line, what, text, sizeof(text));
+	check->doubt(check->arg, text, "run this as root");
+	return true;
 }
 
 /* ---- who the service is ---- */
 
 static void
-find_service(struct check *check)
+check_user(struct check *check)
 {
 	const char *user = check->config->user;
-	struct passwd *pw;
 
-	check->uid = geteuid();
-	check->gid = getegid();
-	if (check->uid == 0 && user[0] != '\0') {
-		pw = getpwnam(user);
-		if (pw == NULL) {
-			complain(check, 0,
-			    "user = %s: there is no such user: systemd-sysusers, or useradd "
-			    "--system %s, "
-			    "or another user (\"\" = stay root)",
-			    user, user);
-		} else {
-			check->uid = pw->pw_uid;
-			check->gid = pw->pw_gid;
-		}
-	}
-	pw = getpwuid(check->uid);
-	check->user = pw != NULL ? pw->pw_name : "relayd";
-	check->groups[0] = check->gid;
-	check->n_groups = 1;
-	if (check->uid == geteuid()) {
-		int n = getgroups(GROUPS_MAX - 1, check->groups + 1);
-
-		check->n_groups += n > 0 ? n : 0;
-	} else if (pw != NULL) {
-		check->n_groups = GROUPS_MAX;
-		if (getgrouplist(pw->pw_name, check->gid, check->groups, &check->n_groups) < 0)
-			check->n_groups = GROUPS_MAX;
-	}
-}
-
-static bool
-is_service_group(const struct check *check, gid_t gid)
-{
-	for (int i = 0; i < check->n_groups; i++)
-		if (check->groups[i] == gid)
-			return true;
-	return false;
-}
-
-/* May the service do `want` (4 read, 2 write, 1 search) to it? */
-static bool
-may(const struct check *check, const struct stat *st, unsigned want)
-{
-	unsigned bits = st->st_mode & 7;
-
-	if (check->uid == 0)
-		return true;
-	if (st->st_uid == check->uid)
-		bits = st->st_mode >> 6 & 7;
-	else if (is_service_group(check, st->st_gid))
-		bits = st->st_mode >> 3 & 7;
-	return (bits & want) == want;
-}
-
-/* The first directory on the way to `path` that the service may not search; NULL: none. Gives it. */
-static char *
-closed_directory(const struct check *check, const char *path)
-{
-	struct stat st;
-
-	for (const char *p = strchr(path + 1, '/'); p != NULL; p = strchr(p + 1, '/')) {
-		char *directory = xstrndup(path, (size_t)(p - path));
-
-		if (stat(directory, &st) == 0 && !may(check, &st, 1))
-			return directory;
-		free(directory);
-	}
-	return NULL;
+	service_find(check->config, &check->service);
+	if (!check->service.is_known)
+		complain(check, 0,
+		    "user = %s: there is no such user: systemd-sysusers, or useradd "
+		    "--system %s, "
+		    "or another user (\"\" = whoever starts relayd)",
+		    user, user);
 }
 
 /* ---- files ---- */
@@ -129,30 +83,37 @@ static bool
 check_readable(
     struct check *check, unsigned line, const char *setting, const char *path, struct stat *st)
 {
+	const struct service *service = &check->service;
+	int error = stat(path, st) < 0 ? errno : 0;
 	char *closed;
 
-	if (stat(path, st) < 0) {
+	if (error != 0 && error != EACCES) {
 		complain(check, line, "%s = %s: %s", setting, path,
-		    errno == ENOENT ? "there is no such file" : strerror(errno));
+		    error == ENOENT ? "there is no such file" : strerror(error));
 		return false;
 	}
-	if (S_ISDIR(st->st_mode)) {
+	if (error == 0 && S_ISDIR(st->st_mode)) {
 		complain(
 		    check, line, "%s = %s: it is a directory, it should be a file", setting, path);
 		return false;
 	}
-	closed = closed_directory(check, path);
+	closed = service_closed_directory(service, path);
 	if (closed != NULL) {
 		complain(check, line,
 		    "%s = %s: user %s may not enter %s: chgrp %u %s && chmod g+x %s", setting, path,
-		    check->user, closed, (unsigned)check->gid, closed, closed);
+		    service->name, closed, (unsigned)service->gid, closed, closed);
 		free(closed);
 		return false;
 	}
-	if (!may(check, st, 4)) {
+	if (error != 0) {
+		if (!is_hidden(check, line, setting, path, error))
+			complain(check, line, "%s = %s: %s", setting, path, strerror(error));
+		return false;
+	}
+	if (!service_may(service, st, 4)) {
 		complain(check, line,
 		    "%s = %s: user %s may not read it: chgrp %u %s && chmod 640 %s", setting, path,
-		    check->user, (unsigned)check->gid, path, path);
+		    service->name, (unsigned)service->gid, path, path);
 		return false;
 	}
 	return true;
@@ -184,15 +145,19 @@ check_secret(struct check *check, unsigned line, const char *setting, const char
 	if ((st.st_mode & 7) != 0)
 		complain(check, line, "%s = %s: everybody may read or change it: chmod o= %s",
 		    setting, path, path);
-	if ((st.st_mode & 070) != 0 && st.st_gid != 0 && !is_service_group(check, st.st_gid))
+	if (!check->service.is_known)
+		return; /* whose it should be nobody can tell */
+	if ((st.st_mode & 070) != 0 && st.st_gid != 0 &&
+	    !service_has_group(&check->service, st.st_gid))
 		complain(check, line,
 		    "%s = %s: a group that is not the service's (gid %u) may read or change it: "
 		    "chmod g= %s",
 		    setting, path, (unsigned)st.st_gid, path);
-	if (st.st_uid != 0 && st.st_uid != check->uid)
+	if (st.st_uid != 0 && st.st_uid != check->service.uid)
 		complain(check, line,
-		    "%s = %s: it belongs to user %u, it should be root or %s: chown root %s",
-		    setting, path, (unsigned)st.st_uid, check->user, path);
+		    "%s = %s: it belongs to user %u, it should be root%s%s: chown root %s", setting,
+		    path, (unsigned)st.st_uid, check->service.uid != 0 ? " or " : "",
+		    check->service.uid != 0 ? check->service.name : "", path);
 }
 
 /* Does the file hold `mark` in its first bytes? Not for secrets. */
@@ -216,8 +181,12 @@ check_certificates(struct check *check, unsigned line, const char *setting, cons
 {
 	struct stat st;
 
-	if (!check_readable(check, line, setting, path, &st) || access(path, R_OK) < 0)
+	if (!check_readable(check, line, setting, path, &st))
 		return;
+	if (access(path, R_OK) < 0) {
+		(void)is_hidden(check, line, setting, path, errno);
+		return;
+	}
 	if (!has_mark(path, "CERTIFICATE-----"))
 		complain(check, line,
 		    "%s = %s: there is no PEM certificate in it (-----BEGIN CERTIFICATE-----); "
@@ -246,15 +215,21 @@ static void
 check_command(struct check *check, const struct config_upstream *up)
 {
 	char *program = xstrndup(up->password_command, strcspn(up->password_command, " \t;|&<>"));
+	int error = 0;
 	struct stat st;
 
 	if (program[0] == '/' && stat(program, &st) < 0)
-		complain(check, up->line, "upstream \"%s\": password-command: %s: %s", up->name,
-		    program, strerror(errno));
-	else if (program[0] == '/' && (!S_ISREG(st.st_mode) || !may(check, &st, 1)))
+		error = errno;
+	if (error != 0) {
+		if (!is_hidden(check, up->line, "password-command", program, error))
+			complain(check, up->line, "upstream \"%s\": password-command: %s: %s",
+			    up->name, program, strerror(error));
+	} else if (program[0] == '/' &&
+	           (!S_ISREG(st.st_mode) || !service_may(&check->service, &st, 1))) {
 		complain(check, up->line,
 		    "upstream \"%s\": password-command: user %s may not run %s: chmod a+rx %s",
-		    up->name, check->user, program, program);
+		    up->name, check->service.name, program, program);
+	}
 	free(program);
 }
 
@@ -322,17 +297,18 @@ existing_parent(const char *path, struct stat *st)
 	return NULL;
 }
 
-/* Root makes what is missing, before it becomes the service. */
+/* Root makes what is missing, before it becomes the service; so may whoever starts it in our place. */
 static void
 check_can_create(struct check *check, const char *setting, const char *path)
 {
 	struct stat st;
 	char *parent = existing_parent(path, &st);
 
-	if (geteuid() != 0 && parent != NULL && !may(check, &st, 3))
+	if (geteuid() != 0 && check->service.is_caller && parent != NULL &&
+	    !service_may(&check->service, &st, 3))
 		complain(check, 0,
 		    "%s = %s: user %s may not create it in %s: give it a directory of its own",
-		    setting, path, check->user, parent);
+		    setting, path, check->service.name, parent);
 	free(parent);
 }
 
@@ -340,29 +316,31 @@ static void
 check_spool(struct check *check)
 {
 	const char *path = check->config->spool.directory;
+	const struct service *service = &check->service;
 	struct stat st;
 	char *closed;
 
 	if (lstat(path, &st) < 0) {
-		check_can_create(check, "spool { directory }", path);
+		if (!is_hidden(check, 0, "spool { directory }", path, errno))
+			check_can_create(check, "spool { directory }", path);
 		return;
 	}
 	if (!S_ISDIR(st.st_mode)) {
 		complain(check, 0, "spool { directory } = %s: it should be a directory", path);
 		return;
 	}
-	if (st.st_uid != check->uid)
+	if (service->is_known && st.st_uid != service->uid)
 		complain(check, 0,
 		    "spool { directory } = %s: it belongs to user %u, it should be %s: chown -R %s "
 		    "%s",
-		    path, (unsigned)st.st_uid, check->user, check->user, path);
+		    path, (unsigned)st.st_uid, service->name, service->name, path);
 	if ((st.st_mode & 027) != 0)
 		complain(check, 0,
 		    "spool { directory } = %s: others may look into it: chmod 700 %s", path, path);
-	closed = closed_directory(check, path);
+	closed = service_closed_directory(service, path);
 	if (closed != NULL)
 		complain(check, 0, "spool { directory } = %s: user %s may not enter %s", path,
-		    check->user, closed);
+		    service->name, closed);
 	free(closed);
 }
 
@@ -402,11 +380,12 @@ check_file(struct check *check)
 }
 
 unsigned
-config_check_system(const struct config *config, config_problem_fn *problem, void *arg)
+config_check_system(
+    const struct config *config, config_problem_fn *problem, config_doubt_fn *doubt, void *arg)
 {
-	struct check check = { .config = config, .problem = problem, .arg = arg };
+	struct check check = { .config = config, .problem = problem, .doubt = doubt, .arg = arg };
 
-	find_service(&check);
+	check_user(&check);
 	check_file(&check);
 	check_spool(&check);
 	check_can_create(&check, "control { socket }", config->control.socket);

@@ -42,6 +42,17 @@ remember(void *arg, const char *text)
 	snprintf(told + len, sizeof(told) - len, "%s\n", text);
 }
 
+static char doubted[4096]; /* each warning, what to do, and a newline */
+
+static void
+remember_doubt(void *arg, const char *why, const char *fix)
+{
+	size_t len = strlen(doubted);
+
+	(void)arg;
+	snprintf(doubted + len, sizeof(doubted) - len, "%s; %s\n", why, fix);
+}
+
 static const char *
 path_of(const char *name)
 {
@@ -684,8 +695,10 @@ static void
 check(const char *text)
 {
 	struct config *config = load(text);
-	unsigned n = config_check_system(config, remember, NULL);
+	unsigned n;
 
+	doubted[0] = '\0';
+	n = config_check_system(config, remember, remember_doubt, NULL);
 	assert_int_equal(n, n_told);
 	config_free(config);
 }
@@ -756,7 +769,7 @@ a_configuration_is_not_for_everybody_to_change(void **state)
 
 	(void)state;
 	chmod(path_of("relayd.conf"), 0646);
-	assert_int_equal(config_check_system(config, remember, NULL), 1);
+	assert_int_equal(config_check_system(config, remember, remember_doubt, NULL), 1);
 	assert_non_null(strstr(told, "everybody may change this file: chmod o-w "));
 	config_free(config);
 }
@@ -799,6 +812,71 @@ the_service_is_seen_from_outside_by_root(void **state)
 	chmod(directory, 0700);
 }
 
+static void
+somebody_else_looks_as_the_service_and_says_what_is_hidden(void **state)
+{
+	static const char text[] =
+	    "user = nobody\nspool { directory = spool }\ncontrol { socket = c }\n"
+	    "listen \"unix:submit\" { }\n"
+	    "upstream a { host = b tls = none username = c password-file = \"closed/secret\" }\n"
+	    "upstream d { host = b tls = none username = c password-file = \"open\" }\n";
+	const struct passwd *pw = getpwnam("nobody");
+	struct config *config;
+
+	(void)state;
+	if (geteuid() != 0 || pw == NULL)
+		skip();
+	chmod(directory, 0755);
+	mkdir(path_of("spool"), 0700);
+	mkdir(path_of("closed"), 0700);
+	write_file("closed/secret", "s", 0600);
+	write_file("open", "s", 0600);
+	assert_int_equal(chown(path_of("spool"), pw->pw_uid, pw->pw_gid), 0);
+	assert_int_equal(chown(path_of("closed"), pw->pw_uid, pw->pw_gid), 0);
+	config = load(text);
+	doubted[0] = '\0';
+	assert_int_equal(seteuid(12345), 0);
+	assert_int_equal(config_check_system(config, remember, remember_doubt, NULL), 1);
+	assert_int_equal(seteuid(0), 0);
+	assert_non_null(strstr(told, "/open: user nobody may not read it"));
+	assert_non_null(
+	    strstr(doubted, "/closed/secret: it cannot be looked at; run this as root\n"));
+	assert_null(strstr(told, "closed"));
+	config_free(config);
+	unlink(path_of("closed/secret"));
+	unlink(path_of("open"));
+	rmdir(path_of("closed"));
+	rmdir(path_of("spool"));
+	chmod(directory, 0700);
+}
+
+static void
+nothing_is_given_to_root_while_the_user_is_missing(void **state)
+{
+	(void)state;
+	mkdir(path_of("spool"), 0700);
+	write_file("secret", "s", 0600);
+	if (geteuid() == 0) {
+		assert_int_equal(chown(path_of("spool"), 12345, 12345), 0);
+		assert_int_equal(chown(path_of("secret"), 12345, 12345), 0);
+	}
+	check("user = no-such-user\nspool { directory = spool }\ncontrol { socket = c }\n"
+	      "listen \"unix:submit\" { }\n"
+	      "upstream a { host = b tls = none username = c password-file = secret }\n");
+	assert_non_null(strstr(told, "user = no-such-user: there is no such user"));
+	assert_null(strstr(told, "root"));
+	assert_null(strstr(told, "chown"));
+	assert_int_equal(n_told, 1);
+	if (geteuid() == 0) {
+		check("user = \"\"\nspool { directory = other }\ncontrol { socket = c }\n"
+		      "listen \"unix:submit\" { }\n"
+		      "upstream a { host = b tls = none username = c password-file = secret }\n");
+		assert_non_null(strstr(told, "it should be root: chown root "));
+	}
+	unlink(path_of("secret"));
+	rmdir(path_of("spool"));
+}
+
 int
 main(void)
 {
@@ -823,6 +901,8 @@ main(void)
 		cmocka_unit_test(a_configuration_is_not_for_everybody_to_change),
 		cmocka_unit_test(a_spool_is_the_services_own),
 		cmocka_unit_test(the_service_is_seen_from_outside_by_root),
+		cmocka_unit_test(somebody_else_looks_as_the_service_and_says_what_is_hidden),
+		cmocka_unit_test(nothing_is_given_to_root_while_the_user_is_missing),
 	};
 
 	return cmocka_run_group_tests(tests, make_directory, remove_directory);
