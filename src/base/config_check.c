@@ -78,14 +78,31 @@ check_user(struct check *check)
 
 /* ---- files ---- */
 
+/* Why the service may not read it, or not come to it where `st` is NULL, and what to do. NULL: it may.
+ * Gives it. */
+static char *
+why_unreadable(const struct service *service, const char *path, const struct stat *st)
+{
+	char *closed = service_closed_directory(service, path), *why = NULL;
+
+	if (closed != NULL)
+		why = xasprintf("user %s may not enter %s: chgrp %u %s && chmod g+x %s",
+		    service->name, closed, (unsigned)service->gid, closed, closed);
+	else if (st != NULL && !service_may(service, st, 4))
+		why = xasprintf("user %s may not read it: chgrp %u %s && chmod 640 %s",
+		    service->name, (unsigned)service->gid, path, path);
+	free(closed);
+	return why;
+}
+
 /* Finds the file and whether the service may read it. False: told, and nothing more to say. */
 static bool
 check_readable(
     struct check *check, unsigned line, const char *setting, const char *path, struct stat *st)
 {
-	const struct service *service = &check->service;
 	int error = stat(path, st) < 0 ? errno : 0;
-	char *closed;
+	bool is_readable;
+	char *why;
 
 	if (error != 0 && error != EACCES) {
 		complain(check, line, "%s = %s: %s", setting, path,
@@ -97,26 +114,14 @@ check_readable(
 		    check, line, "%s = %s: it is a directory, it should be a file", setting, path);
 		return false;
 	}
-	closed = service_closed_directory(service, path);
-	if (closed != NULL) {
-		complain(check, line,
-		    "%s = %s: user %s may not enter %s: chgrp %u %s && chmod g+x %s", setting, path,
-		    service->name, closed, (unsigned)service->gid, closed, closed);
-		free(closed);
-		return false;
-	}
-	if (error != 0) {
-		if (!is_hidden(check, line, setting, path, error))
-			complain(check, line, "%s = %s: %s", setting, path, strerror(error));
-		return false;
-	}
-	if (!service_may(service, st, 4)) {
-		complain(check, line,
-		    "%s = %s: user %s may not read it: chgrp %u %s && chmod 640 %s", setting, path,
-		    service->name, (unsigned)service->gid, path, path);
-		return false;
-	}
-	return true;
+	why = why_unreadable(&check->service, path, error == 0 ? st : NULL);
+	if (why != NULL)
+		complain(check, line, "%s = %s: %s", setting, path, why);
+	else if (error != 0 && !is_hidden(check, line, setting, path, error))
+		complain(check, line, "%s = %s: %s", setting, path, strerror(error));
+	is_readable = why == NULL && error == 0;
+	free(why);
+	return is_readable;
 }
 
 /* A volume that is mounted read-only (secrets of containers) has the modes that it has. */
@@ -368,15 +373,23 @@ check_listener(struct check *check, const struct config_listen *listen)
 		close(fd);
 }
 
-/* It names commands that the service runs, and who may submit. */
+/* It names commands that the service runs, and who may submit. The service reads it at a reload, and at the
+ * start too where something else makes it the service (relayd.service: User=). */
 static void
 check_file(struct check *check)
 {
 	const char *path = check->config->path;
 	struct stat st;
+	char *why;
 
-	if (path[0] != '\0' && stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 2) != 0)
+	if (path[0] == '\0' || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	if ((st.st_mode & 2) != 0)
 		complain(check, 0, "everybody may change this file: chmod o-w %s", path);
+	why = why_unreadable(&check->service, path, &st);
+	if (why != NULL)
+		complain(check, 0, "%s", why);
+	free(why);
 }
 
 unsigned

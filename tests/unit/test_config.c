@@ -813,6 +813,38 @@ the_service_is_seen_from_outside_by_root(void **state)
 }
 
 static void
+the_service_can_read_its_configuration(void **state)
+{
+	struct config *config = load("user = nobody\nspool { directory = spool }\n"
+	                             "control { socket = c }\nlisten \"unix:submit\" { }\n"
+	                             "upstream a { host = b tls = none }\n");
+	static const struct {
+		mode_t file, directory;
+		const char *told;
+	} rows[] = {
+		{ 0644, 0755, "" },
+		{ 0600, 0755, "/relayd.conf: user nobody may not read it: chgrp " },
+		{ 0644, 0700, "/relayd.conf: user nobody may not enter " },
+	};
+
+	(void)state;
+	if (geteuid() != 0 || getpwnam("nobody") == NULL) {
+		config_free(config);
+		skip();
+	}
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		told[0] = '\0';
+		chmod(path_of("relayd.conf"), rows[i].file);
+		chmod(directory, rows[i].directory);
+		(void)config_check_system(config, remember, remember_doubt, NULL);
+		assert_non_null(strstr(told, rows[i].told));
+		assert_true(i > 0 || told[0] == '\0');
+	}
+	chmod(directory, 0700);
+	config_free(config);
+}
+
+static void
 somebody_else_looks_as_the_service_and_says_what_is_hidden(void **state)
 {
 	static const char text[] =
@@ -901,6 +933,7 @@ main(void)
 		cmocka_unit_test(a_configuration_is_not_for_everybody_to_change),
 		cmocka_unit_test(a_spool_is_the_services_own),
 		cmocka_unit_test(the_service_is_seen_from_outside_by_root),
+		cmocka_unit_test(the_service_can_read_its_configuration),
 		cmocka_unit_test(somebody_else_looks_as_the_service_and_says_what_is_hidden),
 		cmocka_unit_test(nothing_is_given_to_root_while_the_user_is_missing),
 	};
