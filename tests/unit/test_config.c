@@ -689,6 +689,46 @@ no_text_ends_the_program(void **state)
 	}
 }
 
+/* ---- what is hardly meant ---- */
+
+static void
+an_open_relay_is_doubted(void **state)
+{
+	static const struct {
+		const char *clients, *listen;
+		bool is_open;
+	} rows[] = {
+		{ "\"0.0.0.0/0\"", "0.0.0.0:25", true },
+		{ "\"10.0.0.0/8\", \"0.0.0.0/0\"", "192.0.2.1:25", true },
+		{ "\"::/0\"", "[::]:25", true },
+		{ "\"::/0\"", "[2001:db8::1]:25", true },
+		{ "\"0.0.0.0/0\"", "127.0.0.1:25", false },
+		{ "\"0.0.0.0/0\"", "127.1.2.3:25", false },
+		{ "\"::/0\"", "[::1]:25", false },
+		{ "\"::/0\"", "0.0.0.0:25", false },  /* no IPv4 address is in it */
+		{ "\"0.0.0.0/0\"", "[::]:25", true }, /* where systemd opened it for both */
+		{ "\"0.0.0.0/0\"", "unix:/run/x", false },
+		{ "\"10.0.0.0/8\"", "0.0.0.0:25", false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct config *config;
+		char text[256];
+
+		snprintf(text, sizeof(text), UP "clients = {%s}\nlisten \"%s\" { }\n",
+		    rows[i].clients, rows[i].listen);
+		config = load(text);
+		doubted[0] = '\0';
+		config_doubts(config, remember_doubt, NULL);
+		config_free(config);
+		if (rows[i].is_open)
+			assert_non_null(strstr(doubted, "an open relay"));
+		else
+			assert_string_equal(doubted, "");
+	}
+}
+
 /* ---- the machine ---- */
 
 static void
@@ -928,6 +968,7 @@ main(void)
 		cmocka_unit_test(several_mistakes_are_told_in_one_go_and_each_once),
 		cmocka_unit_test(a_file_that_cannot_be_read_is_told),
 		cmocka_unit_test(no_text_ends_the_program),
+		cmocka_unit_test(an_open_relay_is_doubted),
 		cmocka_unit_test(a_secret_is_for_the_service_alone),
 		cmocka_unit_test(files_that_are_not_what_they_should_be_are_told),
 		cmocka_unit_test(a_configuration_is_not_for_everybody_to_change),
