@@ -1,5 +1,6 @@
 /* config_validate.c - what a setting means for the others: presets, and contradictions. Each problem
  * says what would be right. */
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -186,10 +187,25 @@ validate_preset(struct draft *draft, size_t i)
 	    names);
 }
 
+static bool
+is_port(const char *text)
+{
+	return text[0] != '\0' && strspn(text, "0123456789") == strlen(text);
+}
+
+static bool
+is_ipv6(const char *host)
+{
+	struct in6_addr address;
+
+	return inet_pton(AF_INET6, host, &address) == 1;
+}
+
 static void
 validate_host(struct draft *draft, size_t i)
 {
 	const struct config_upstream *up = &draft->config->upstreams[i];
+	const char *colon;
 
 	if (up->host == NULL) {
 		if (up->preset == NULL)
@@ -199,7 +215,12 @@ validate_host(struct draft *draft, size_t i)
 			    "or a preset");
 		return;
 	}
-	if (!is_host(up->host))
+	colon = strchr(up->host, ':');
+	if (is_host(up->host) && colon != NULL && colon > up->host && is_port(colon + 1))
+		complain(draft, i, "host",
+		    "host = %s: the port is a setting of its own: host = \"%.*s\" and port = %s",
+		    up->host, (int)(colon - up->host), up->host, colon + 1);
+	else if (!is_host(up->host) || (colon != NULL && !is_ipv6(up->host)))
 		complain(draft, i, "host",
 		    "host = %s: it should be the name or address alone, such as "
 		    "\"smtp.example.com\" "

@@ -497,6 +497,25 @@ who_may_submit_is_what_clients_says(void **state)
 	config_free(none);
 }
 
+static void
+a_host_is_a_name_or_an_address(void **state)
+{
+	static const char *const hosts[] = { "localhost", "smtp.example.com", "192.0.2.1", "::1",
+		"2001:db8::25", "::ffff:192.0.2.1" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
+		char text[128];
+		struct config *c;
+
+		snprintf(
+		    text, sizeof(text), "upstream a { host = \"%s\" port = 2525 }\n", hosts[i]);
+		c = load(text);
+		assert_string_equal(c->upstreams[0].host, hosts[i]);
+		config_free(c);
+	}
+}
+
 /* ---- what is wrong ---- */
 
 static void
@@ -563,6 +582,15 @@ a_mistake_is_told_with_its_line_and_what_would_be_right(void **state)
 		{ "upstream a { }\n", ":1: upstream \"a\": host is missing" },
 		{ "upstream a { host = \"smtp.example.com:587\" tls-verify = maybe }\n",
 		    "tls-verify = maybe: it should be false or true" },
+		{ "upstream a {\n host = \"localhost:2525\" }\n",
+		    ":2: upstream \"a\": host = localhost:2525: the port is a setting of its own: "
+		    "host = \"localhost\" and port = 2525" },
+		{ "upstream a { host = \"[::1]:2525\" }\n",
+		    "it should be the name or address alone" },
+		{ "upstream a { host = \"smtp.example.com:smtp\" }\n",
+		    "it should be the name or address alone" },
+		{ "upstream a { host = \"2001:db8:::1\" }\n",
+		    "it should be the name or address alone" },
 		{ "upstream a { host = \"https//x\" }\n",
 		    "it should be the name or address alone" },
 		{ "upstream a {\n host = b\n port = 465\n tls = starttls\n}\n",
@@ -964,6 +992,7 @@ main(void)
 		cmocka_unit_test(what_the_file_says_wins_over_the_preset),
 		cmocka_unit_test(variables_and_includes_are_read),
 		cmocka_unit_test(who_may_submit_is_what_clients_says),
+		cmocka_unit_test(a_host_is_a_name_or_an_address),
 		cmocka_unit_test(a_mistake_is_told_with_its_line_and_what_would_be_right),
 		cmocka_unit_test(several_mistakes_are_told_in_one_go_and_each_once),
 		cmocka_unit_test(a_file_that_cannot_be_read_is_told),
