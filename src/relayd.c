@@ -66,7 +66,7 @@ static void
 on_problem(void *arg, const char *text)
 {
 	(void)arg;
-	fprintf(stderr, "relayd: %s\n", text);
+	fprintf(stderr, "%srelayd: %s\n", log_mark(LOG_ERROR), text);
 }
 
 static void
@@ -75,7 +75,7 @@ on_doubt(void *arg, const char *why, const char *fix)
 	unsigned *n_doubts = arg;
 
 	(*n_doubts)++;
-	fprintf(stderr, "relayd: warning: %s; to mend it: %s\n", why, fix);
+	fprintf(stderr, "%srelayd: warning: %s; to mend it: %s\n", log_mark(LOG_WARNING), why, fix);
 }
 
 static int
@@ -87,11 +87,13 @@ check(const char *path)
 	int r = config_load(path, on_problem, NULL, &config);
 
 	if (r == -EACCES && geteuid() != 0) {
-		fprintf(stderr, "relayd: %s cannot be looked at: run this as root\n", path);
+		fprintf(stderr, "%srelayd: %s cannot be looked at: run this as root\n",
+		    log_mark(LOG_ERROR), path);
 		return EX_NOPERM;
 	}
 	if (r < 0) {
-		fprintf(stderr, "relayd: %s is not good: mend what stands above\n", path);
+		fprintf(stderr, "%srelayd: %s is not good: mend what stands above\n",
+		    log_mark(LOG_ERROR), path);
 		return EX_CONFIG;
 	}
 	problems = config_check_system(config, on_problem, on_doubt, &doubts);
@@ -99,8 +101,10 @@ check(const char *path)
 	if (doubts > 0)
 		snprintf(but, sizeof(but), ", with %u warning%s", doubts, doubts == 1 ? "" : "s");
 	if (problems > 0)
-		fprintf(stderr, "relayd: %s can be read, but %u thing%s it needs %s not in order\n",
-		    path, problems, problems == 1 ? "" : "s", problems == 1 ? "is" : "are");
+		fprintf(stderr,
+		    "%srelayd: %s can be read, but %u thing%s it needs %s not in order\n",
+		    log_mark(LOG_ERROR), path, problems, problems == 1 ? "" : "s",
+		    problems == 1 ? "is" : "are");
 	else
 		printf("relayd: %s is good%s: %zu listener%s, %zu upstream%s\n", path, but,
 		    config->n_listen, config->n_listen == 1 ? "" : "s", config->n_upstreams,

@@ -620,6 +620,17 @@ log_use_journal(const char *path)
 	snprintf(logger.journal.sun_path, sizeof(logger.journal.sun_path), "%s", path);
 }
 
+const char *
+log_mark(enum log_level level)
+{
+	static const char *const marks[] = {
+		[LOG_ERROR] = "<3>", [LOG_WARNING] = "<4>", [LOG_INFO] = "<6>", [LOG_DEBUG] = "<7>"
+	};
+	struct stat st;
+
+	return fstat(STDERR_FILENO, &st) == 0 && is_journal_stream(&st) ? marks[level] : "";
+}
+
 bool
 log_is_on(enum log_level level)
 {

@@ -63,6 +63,9 @@ struct log_field {
 void log_open(const char *program, enum log_target target, enum log_level most);
 /* Where the journal is: tests put a socket of their own there, before log_open(). Borrows path. */
 void log_use_journal(const char *path);
+/* What a line for people begins with that goes to stderr and is no event: where stderr is the journal's
+ * stream, its priority ("<3>", sd-daemon(3)), so that `journalctl -p` finds it; else nothing. A literal. */
+const char *log_mark(enum log_level level);
 bool log_is_on(enum log_level level); /* ask before costly debug fields */
 void log_event(enum log_level level, const char *event, const struct log_field *fields);
 

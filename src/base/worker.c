@@ -17,7 +17,7 @@ static void
 tell_problem(void *arg, const char *text)
 {
 	(void)arg;
-	fprintf(stderr, "%s\n", text);
+	fprintf(stderr, "%s%s\n", log_mark(LOG_ERROR), text);
 }
 
 /* A descriptor that we open must never become 0, 1 or 2: something printed would go into it. */
@@ -81,8 +81,8 @@ load(struct worker *worker, const char *path)
 		close(WORKER_FD_CONFIG);
 	}
 	if (r < 0) {
-		fprintf(stderr, "%s: the configuration does not load: %s\n", worker->program,
-		    strerror(-r));
+		fprintf(stderr, "%s%s: the configuration does not load: %s\n", log_mark(LOG_ERROR),
+		    worker->program, strerror(-r));
 		return config_is_starved(r) ? WORKER_EXIT_STARVED : WORKER_EXIT_CONFIG;
 	}
 	return 0;

@@ -92,7 +92,8 @@ execute(const char *directory, const char *program, char **environment)
 		path = xasprintf("%s/%s", places[i], program);
 		execve(path, arguments, environment);
 		if (errno != ENOENT)
-			fprintf(stderr, "relayd: cannot start %s: %s\n", path, strerror(errno));
+			fprintf(stderr, "%srelayd: cannot start %s: %s\n", log_mark(LOG_ERROR),
+			    path, strerror(errno));
 		free(path);
 	}
 	fprintf(

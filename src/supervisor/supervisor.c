@@ -63,7 +63,7 @@ static void
 on_stderr(void *arg, const char *text)
 {
 	(void)arg;
-	fprintf(stderr, "relayd: %s\n", text);
+	fprintf(stderr, "%srelayd: %s\n", log_mark(LOG_ERROR), text);
 }
 
 static void

@@ -275,6 +275,29 @@ class Relayd(unittest.TestCase):
         self.expect('config.warned why="', 2)
         self.stop()
 
+    def test_what_it_prints_to_the_journal_has_a_priority(self):
+        """`journalctl -u relayd -p warning` finds it; on a terminal, or a file, nothing is before it."""
+        with open(f"{self.dir}/conf", "a") as out:
+            out.write('upstream "clear" { host = "mail.example.com" tls = none username = "u" password-command = "true" }\n')
+        good = self.printed("-n")
+        self.assertEqual([line[:18] for line in good], ["<4>relayd: warning"], good)
+        with open(f"{self.dir}/conf", "a") as out:
+            out.write('nonsense = 1\n')
+        for arguments in (["-n"], []):
+            lines = self.printed(*arguments)
+            self.assertTrue(lines and all(line.startswith("<3>relayd: ") for line in lines), lines)
+        self.assertTrue(all(line.startswith("relayd: ") for line in self.printed("-n", stream="1:2")))
+
+    def printed(self, *arguments, stream=None):
+        """What it prints to the stream that it takes for the journal's."""
+        with open(f"{self.dir}/stream", "w+") as out:
+            st = os.fstat(out.fileno())
+            subprocess.run([f"{self.dir}/relayd", "-c", f"{self.dir}/conf", *arguments], stderr=out, timeout=30,
+                           stdout=subprocess.DEVNULL,
+                           env={**os.environ, "JOURNAL_STREAM": stream or f"{st.st_dev}:{st.st_ino}"})
+            out.seek(0)
+            return out.read().splitlines()
+
     # ---- death and silence ----
 
     def test_a_worker_that_died_is_started_again(self):
