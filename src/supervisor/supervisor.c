@@ -372,12 +372,16 @@ static bool
 is_reloadable(const struct supervisor *sup, const struct config *config)
 {
 	const struct config *now = sup->current->config;
+	char why[1024];
 
 	if (strcmp(now->spool.directory, config->spool.directory) == 0)
 		return true;
-	on_reload_problem(NULL,
-	    "spool { directory } changed: that needs a restart, a reload keeps the "
-	    "spool");
+	snprintf(why, sizeof(why),
+	    "spool { directory } changed: that needs a restart, a reload keeps the spool; mail "
+	    "that "
+	    "waits stays in %.300s: move what is in there to %.300s while relayd is stopped",
+	    now->spool.directory, config->spool.directory);
+	on_reload_problem(NULL, why);
 	return false;
 }
 

@@ -398,6 +398,16 @@ class Relayd(unittest.TestCase):
         with socket.create_connection(("127.0.0.1", self.port)):
             pass
 
+    def test_a_reload_keeps_the_spool_and_says_where_mail_waits(self):
+        self.start()
+        text = open(f"{self.dir}/conf").read()
+        with open(f"{self.dir}/conf", "w") as out:
+            out.write(text.replace(f"{self.dir}/spool", f"{self.dir}/other"))
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("spool { directory } changed: that needs a restart, a reload keeps the spool; mail that waits "
+                    f"stays in {self.dir}/spool: move what is in there to {self.dir}/other while relayd is stopped")
+        self.assertFalse(os.path.exists(f"{self.dir}/other"))
+
     def test_a_config_with_which_intake_does_not_start_is_taken_back(self):
         self.start()
         old = self.pid_of("relayd-intake")
