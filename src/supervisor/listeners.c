@@ -141,23 +141,22 @@ describe_tcp(
 	unsigned port = port_of(&listen->sa);
 	char owner[128];
 
-	if (error == EADDRINUSE && port_owner_find(port, owner, sizeof(owner)))
+	if (error == EADDRINUSE && port_owner_find(&listen->sa, owner, sizeof(owner)))
 		snprintf(out, size,
 		    "listen \"%s\": port %u is in use by %s: stop that program, or choose another "
 		    "port",
 		    address, port, owner);
-	else if (error == EADDRINUSE || (error == EACCES && port_owner_is_there(port)))
+	else if (error == EADDRINUSE)
 		snprintf(out, size,
-		    "listen \"%s\": port %u is in use by another program (as root, ss -ltnp says "
-		    "which): "
-		    "stop it, or choose another port",
+		    "listen \"%s\": port %u is in use by another program: stop that one, or choose "
+		    "another port; as root, ss -ltnp says which it is (and where systemd was to "
+		    "open the port, systemctl status relayd.socket what came of that)",
 		    address, port);
 	else if (error == EACCES)
 		snprintf(out, size,
 		    "listen \"%s\": a port below 1024 needs a right that relayd does not have%s: "
-		    "let "
-		    "systemd open it (ListenStream= in relayd.socket), start relayd as root, or "
-		    "choose a "
+		    "let systemd open it (ListenStream= in relayd.socket; systemctl status "
+		    "relayd.socket says whether that works), start relayd as root, or choose a "
 		    "port above 1023",
 		    address,
 		    o->old != NULL ? " any more (restart relayd instead of reloading it)" : "");
@@ -268,14 +267,18 @@ bind_unix(const struct opening *o, int fd, const struct sockaddr_storage *sa, so
 static int
 bind_tcp(int fd, const struct sockaddr_storage *sa, socklen_t sa_len)
 {
-	int on = 1;
+	int error, on = 1;
 
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
 		return -errno;
 	if (sa->ss_family == AF_INET6 &&
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
 		return -errno;
-	return bind(fd, (const struct sockaddr *)sa, sa_len) < 0 ? -errno : 0;
+	if (bind(fd, (const struct sockaddr *)sa, sa_len) == 0)
+		return 0;
+	error = errno;
+	/* without the right to a low port the kernel does not say whether it is free */
+	return error == EACCES && port_owner_is_there(sa) ? -EADDRINUSE : -error;
 }
 
 static int

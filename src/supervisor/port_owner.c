@@ -1,19 +1,57 @@
-/* port_owner.c - see port_owner.h. Reads /proc/net/tcp{,6} for the socket's inode, then looks for the
- * process that has it open. */
+/* port_owner.c - see port_owner.h. Reads /proc/self/net/tcp{,6} for the socket's inode, then looks for the
+ * process that has it open. Not /proc/net: that leads to the same, but is hidden where relayd.service
+ * shows processes alone (ProcSubset=pid). */
 #include <dirent.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/netaddr.h"
 #include "supervisor/port_owner.h"
 
 #define TCP_STATE_LISTEN 0x0a
+#define WORD_DIGITS 8 /* the kernel prints an address as words of the machine */
+
+static void
+read_address(const char *hex, unsigned port, struct sockaddr_storage *out)
+{
+	struct sockaddr_in *in = (void *)out;
+	struct sockaddr_in6 *in6 = (void *)out;
+	uint32_t words[4] = { 0 };
+
+	for (size_t i = 0; i < 4 && strlen(hex) >= (i + 1) * WORD_DIGITS; i++)
+		(void)sscanf(hex + i * WORD_DIGITS, "%8" SCNx32, &words[i]);
+	memset(out, 0, sizeof(*out));
+	if (strlen(hex) == WORD_DIGITS) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons((uint16_t)port);
+		memcpy(&in->sin_addr, words, sizeof(in->sin_addr));
+	} else {
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons((uint16_t)port);
+		memcpy(&in6->sin6_addr, words, sizeof(in6->sin6_addr));
+	}
+}
+
+/* A listener at [::] has IPv4 too, unless it was asked not to; the table does not tell. */
+static bool
+is_in_the_way(const struct sockaddr_storage *there, const struct sockaddr_storage *wanted)
+{
+	const struct sockaddr_in6 *there6 = (const void *)there;
+	const struct sockaddr_in *wanted4 = (const void *)wanted;
+
+	if (there->ss_family == AF_INET6 && wanted->ss_family == AF_INET)
+		return there6->sin6_port == wanted4->sin_port &&
+		       IN6_IS_ADDR_UNSPECIFIED(&there6->sin6_addr);
+	return netaddr_collide(there, wanted);
+}
 
 static bool
-find_inode(const char *table, unsigned port, uint64_t *inode)
+find_inode(const char *table, const struct sockaddr_storage *wanted, uint64_t *inode)
 {
 	char line[512];
 	bool found = false;
@@ -22,31 +60,36 @@ find_inode(const char *table, unsigned port, uint64_t *inode)
 	if (in == NULL)
 		return false;
 	while (!found && fgets(line, sizeof(line), in) != NULL) {
-		unsigned local_port, state;
+		struct sockaddr_storage there;
+		unsigned port, state;
+		char address[33];
 
 		/* sl local rem st tx:rx tr:when retrnsmt uid timeout inode */
 		if (sscanf(line,
-		        " %*u: %*[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x %*s %*s %*s %*u %*u %" SCNu64,
-		        &local_port, &state, inode) == 3)
-			found = local_port == port && state == TCP_STATE_LISTEN && *inode != 0;
+		        " %*u: %32[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x %*s %*s %*s %*u %*u %" SCNu64,
+		        address, &port, &state, inode) != 4 ||
+		    state != TCP_STATE_LISTEN || *inode == 0)
+			continue;
+		read_address(address, port, &there);
+		found = is_in_the_way(&there, wanted);
 	}
 	fclose(in);
 	return found;
 }
 
 static bool
-find_listener(unsigned port, uint64_t *inode)
+find_listener(const struct sockaddr_storage *wanted, uint64_t *inode)
 {
-	return find_inode("/proc/net/tcp", port, inode) ||
-	       find_inode("/proc/net/tcp6", port, inode);
+	return find_inode("/proc/self/net/tcp", wanted, inode) ||
+	       find_inode("/proc/self/net/tcp6", wanted, inode);
 }
 
 bool
-port_owner_is_there(unsigned port)
+port_owner_is_there(const struct sockaddr_storage *sa)
 {
 	uint64_t inode;
 
-	return find_listener(port, &inode);
+	return find_listener(sa, &inode);
 }
 
 static bool
@@ -91,14 +134,14 @@ describe(const char *pid, char *out, size_t size)
 }
 
 bool
-port_owner_find(unsigned port, char *out, size_t size)
+port_owner_find(const struct sockaddr_storage *sa, char *out, size_t size)
 {
 	uint64_t inode = 0;
 	bool found = false;
 	struct dirent *entry;
 	DIR *proc;
 
-	if (!find_listener(port, &inode))
+	if (!find_listener(sa, &inode))
 		return false;
 	proc = opendir("/proc");
 	if (proc == NULL)

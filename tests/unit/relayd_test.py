@@ -209,6 +209,28 @@ class Relayd(unittest.TestCase):
         self.assertIn(f"port {self.port} is in use by", result.stderr)
         self.assertIn(f"(pid {os.getpid()})", result.stderr)
 
+    def test_a_low_port_in_use_is_not_called_a_missing_right(self):
+        """Also where /proc shows processes alone, as in relayd.service. A neighbour at another address has the port
+        as well, and is not in the way."""
+        pids_only = ["unshare", "--mount", "sh", "-c", 'mount -t proc -o subset=pid proc /proc && exec "$@"', "sh"]
+        if os.geteuid() != 0 or subprocess.run([*pids_only, "true"], capture_output=True).returncode:
+            self.skipTest("needs a mount namespace, and root to open low ports")
+        if int(open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read()) < 1024:
+            self.skipTest("low ports need no right here")
+        os.chmod(self.dir, 0o777)
+        self.port = 1023
+        self.write(more='listen "127.0.0.3:1023" { }')
+        with socket.create_server(("127.0.0.1", self.port)):
+            for before in [], pids_only:
+                result = subprocess.run([*before, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                                         f"{self.dir}/relayd", "-c", f"{self.dir}/conf"], text=True,
+                                        capture_output=True, timeout=30)
+                self.assertEqual(result.returncode, 69, result.stderr)
+                taken, right = [line for line in result.stderr.splitlines() if "listen " in line]
+                self.assertIn('127.0.0.1:1023\\": port 1023 is in use by another program', taken)
+                self.assertIn('127.0.0.3:1023\\": a port below 1024 needs a right', right)
+                self.assertIn("systemctl status relayd.socket", right)
+
     def test_a_file_in_the_place_of_a_socket_is_not_removed(self):
         os.mkdir(f"{self.dir}/run")
         with open(f"{self.dir}/run/submit", "w") as out:
