@@ -12,6 +12,7 @@
 
 #include "base/config.h"
 #include "base/draft.h"
+#include "base/guess.h"
 #include "base/options.h"
 #include "base/span.h"
 
@@ -134,7 +135,7 @@ complain_unknown(cfg_t *cfg, const char *name)
 	enum option_block kind = kind_of(cfg_name(cfg));
 	char guess[WHY_MAX];
 
-	options_guess(kind, name, guess, sizeof(guess));
+	guess_option(kind, name, guess, sizeof(guess));
 	draft_complain(parse->draft, place_now(cfg), "%s%s%s%s: there is no such setting%s%s",
 	    options_block_name(kind), kind != BLOCK_TOP ? " { " : "", name,
 	    kind != BLOCK_TOP ? " }" : "", guess[0] != '\0' ? ": " : "; relayd.conf(5) lists them",

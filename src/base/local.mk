@@ -8,4 +8,4 @@ libbase_a_CFLAGS = $(AM_CFLAGS) $(EVENT_CFLAGS) $(CONFUSE_CFLAGS) $(SYSTEMD_CFLA
 BASE_LIBS = libbase.a $(CONFUSE_LIBS) $(SYSTEMD_LIBS) $(EVENT_LIBS) $(SECCOMP_LIBS)
 libbase_a_SOURCES += src/base/hash.h src/base/worker.h src/base/worker.c src/base/loop.h src/base/loop.c \
 	src/base/sandbox.h src/base/sandbox.c
-libbase_a_SOURCES += src/base/os.h src/base/os.c src/base/service.h src/base/service.c
+libbase_a_SOURCES += src/base/os.h src/base/os.c src/base/service.h src/base/service.c src/base/guess.h src/base/guess.c

@@ -1,5 +1,4 @@
 /* options.c - see options.h. */
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -172,72 +171,6 @@ size_t
 options_index(const struct option *option)
 {
 	return (size_t)(option - options);
-}
-
-/* ---- did you mean ---- */
-
-#define GUESS_NAME_MAX 40
-
-/* Letters to add, drop or change (Levenshtein); '_' is a '-', and case does not count. */
-static unsigned
-distance(const char *a, const char *b)
-{
-	unsigned row[GUESS_NAME_MAX + 1];
-	size_t a_len = strlen(a), b_len = strlen(b);
-
-	if (a_len > GUESS_NAME_MAX || b_len > GUESS_NAME_MAX)
-		return GUESS_NAME_MAX;
-	for (unsigned j = 0; j <= b_len; j++)
-		row[j] = j;
-	for (unsigned i = 1; i <= a_len; i++) {
-		unsigned diagonal = row[0];
-		char c = a[i - 1] == '_' ? '-' : (char)tolower((unsigned char)a[i - 1]);
-
-		row[0] = i;
-		for (unsigned j = 1; j <= b_len; j++) {
-			unsigned best = diagonal + (c != b[j - 1]);
-
-			diagonal = row[j];
-			if (row[j] + 1 < best)
-				best = row[j] + 1;
-			if (row[j - 1] + 1 < best)
-				best = row[j - 1] + 1;
-			row[j] = best;
-		}
-	}
-	return row[b_len];
-}
-
-void
-options_guess(enum option_block block, const char *name, char *out, size_t size)
-{
-	unsigned best = strlen(name) > 3 ? 3 : 2; /* fewer changes than this is a slip */
-	const char *other;
-
-	out[0] = '\0';
-	for (const struct option *o = options; o->name != NULL; o++)
-		if (o->block == block && distance(name, o->name) < best) {
-			best = distance(name, o->name);
-			snprintf(out, size, "did you mean \"%s\"?", o->name);
-		}
-	for (unsigned b = 1; b < BLOCK_COUNT && block == BLOCK_TOP; b++) {
-		other = options_block_name(b);
-		if (distance(name, other) < best) {
-			best = distance(name, other);
-			snprintf(out, size, "did you mean the block \"%s\"?", other);
-		}
-	}
-	for (const struct option *o = options; o->name != NULL && out[0] == '\0'; o++) {
-		other = options_block_name(o->block);
-		if (distance(name, o->name) > 0)
-			continue;
-		if (o->block == BLOCK_TOP)
-			snprintf(out, size, "it stands outside of all blocks");
-		else if (o->block >= BLOCK_LISTEN)
-			snprintf(out, size, "it belongs into %s \"...\" { }", other);
-		else
-			snprintf(out, size, "it belongs into %s { }", other);
-	}
 }
 
 /* ---- fields ---- */

@@ -52,10 +52,6 @@ const char *options_block_name(enum option_block block); /* "" for BLOCK_TOP */
 const struct option *options_find(enum option_block block, const char *name);
 size_t options_index(const struct option *option);
 
-/* The name among all options (of the block first) and blocks that `name` was probably meant to be, as
- * advice: "did you mean ...?", "it belongs into ...". Empty if there is no guess. */
-void options_guess(enum option_block block, const char *name, char *out, size_t size);
-
 /* Parses `text` into the option's field of `base` (a string's former value is freed). 0, or -EINVAL
  * and in `why` what would be right. Not for OPTION_NETWORKS. */
 int option_set(
