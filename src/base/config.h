@@ -97,6 +97,8 @@ struct config_upstream {
 /* So many of segment are left free on the file system: for the files of delivery, and for those of one
  * start after a kill. */
 #define CONFIG_FREE_SEGMENTS 6u
+/* And so many files, where the file system counts them: with less new mail is refused as well. */
+#define CONFIG_FREE_FILES 16u
 
 struct config {
 	const char *path;       /* the file it came from, for messages; "" if from a descriptor */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/config.h"
+#include "base/os.h"
 #include "base/service.h"
 #include "base/span.h"
 
@@ -317,6 +318,54 @@ check_can_create(struct check *check, const char *setting, const char *path)
 	free(parent);
 }
 
+/* Of the spool's file system, also where the spool is still to be made. */
+static int
+find_room(const char *path, struct os_room *out)
+{
+	struct stat st;
+	char *parent = NULL;
+	int r, fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0 && (parent = existing_parent(path, &st)) != NULL)
+		fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	r = fd >= 0 ? os_room(fd, out) : -errno;
+	if (fd >= 0)
+		close(fd);
+	free(parent);
+	return r;
+}
+
+/* No mistake of the configuration; but who looks wonders why mail is refused where all is in order. */
+static void
+check_room(struct check *check)
+{
+	const char *path = check->config->spool.directory;
+	uint64_t least_bytes = check->config->spool.min_free_bytes;
+	const char *fix = "make room";
+	char what[768], text[1024];
+	struct os_room room;
+
+	if (find_room(path, &room) < 0)
+		return;
+	if (room.free_bytes < least_bytes) {
+		snprintf(what, sizeof(what),
+		    "spool { directory } = %s: its file system has %juM of room, and min-free is "
+		    "%juM: new mail is answered with 452",
+		    path, (uintmax_t)(room.free_bytes >> 20), (uintmax_t)(least_bytes >> 20));
+		fix = "make room, or lower spool { min-free } (and segment: six of it are left "
+		      "free at least)";
+	} else if (room.free_files < CONFIG_FREE_FILES) {
+		snprintf(what, sizeof(what),
+		    "spool { directory } = %s: its file system has room for %ju more files "
+		    "(df -i): new mail is answered with 452",
+		    path, (uintmax_t)room.free_files);
+	} else {
+		return;
+	}
+	add_place(check, 0, what, text, sizeof(text));
+	check->doubt(check->arg, text, fix);
+}
+
 static void
 check_spool(struct check *check)
 {
@@ -401,6 +450,7 @@ config_check_system(
 	check_user(&check);
 	check_file(&check);
 	check_spool(&check);
+	check_room(&check);
 	check_can_create(&check, "control { socket }", config->control.socket);
 	for (size_t i = 0; i < config->n_listen; i++)
 		check_listener(&check, &config->listen[i]);

@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "base/base.h"
+#include "base/config.h"
 #include "base/os.h"
 #include "base/span.h"
 #include "spool/item.h"
@@ -92,12 +93,11 @@ uint64_t spool_writer_next_id(struct spool_writer *w);
 int spool_writer_room(struct spool_writer *w, struct os_room *out) MUST_CHECK;
 
 /* Is there room for `bytes` with `least_bytes` (spool.min-free) left, and for some files? */
-#define SPOOL_FREE_FILES_LEAST 16
 static inline bool
 spool_has_room(const struct os_room *room, uint64_t least_bytes, uint64_t bytes)
 {
 	return room->free_bytes >= least_bytes && room->free_bytes - least_bytes >= bytes &&
-	       room->free_files >= SPOOL_FREE_FILES_LEAST;
+	       room->free_files >= CONFIG_FREE_FILES;
 }
 
 #endif

@@ -872,6 +872,24 @@ a_spool_is_the_services_own(void **state)
 }
 
 static void
+a_file_system_without_room_is_doubted(void **state)
+{
+	struct config *config =
+	    load("user = \"\"\nspool { directory = \"not/there/yet\" }\ncontrol { socket = c }\n"
+	         "listen \"unix:submit\" { }\nupstream a { host = b tls = none }\n");
+
+	(void)state;
+	doubted[0] = '\0';
+	config->spool.min_free_bytes = 0;
+	assert_int_equal(config_check_system(config, remember, remember_doubt, NULL), 0);
+	assert_string_equal(doubted, "");
+	config->spool.min_free_bytes = UINT64_MAX;
+	assert_int_equal(config_check_system(config, remember, remember_doubt, NULL), 0);
+	assert_non_null(strstr(doubted, "M: new mail is answered with 452; make room, or lower"));
+	config_free(config);
+}
+
+static void
 the_service_is_seen_from_outside_by_root(void **state)
 {
 	const struct passwd *pw = getpwnam("nobody");
@@ -1013,6 +1031,7 @@ main(void)
 		cmocka_unit_test(files_that_are_not_what_they_should_be_are_told),
 		cmocka_unit_test(a_configuration_is_not_for_everybody_to_change),
 		cmocka_unit_test(a_spool_is_the_services_own),
+		cmocka_unit_test(a_file_system_without_room_is_doubted),
 		cmocka_unit_test(the_service_is_seen_from_outside_by_root),
 		cmocka_unit_test(the_service_can_read_its_configuration),
 		cmocka_unit_test(somebody_else_looks_as_the_service_and_says_what_is_hidden),
