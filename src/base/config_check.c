@@ -441,6 +441,21 @@ check_file(struct check *check)
 	free(why);
 }
 
+/* Who starts relayd himself should not take what is said of the service for advice. */
+static void
+say_for_whom(struct check *check)
+{
+	char text[1024], what[128];
+
+	if (check->n_problems == 0 || !check->service.is_known || check->service.is_caller ||
+	    geteuid() == 0)
+		return;
+	snprintf(what, sizeof(what), "user = %s: all this was looked at as that user, not as you",
+	    check->service.name);
+	add_place(check, 0, what, text, sizeof(text));
+	check->doubt(check->arg, text, "set user = \"\" if it is you who starts relayd");
+}
+
 unsigned
 config_check_system(
     const struct config *config, config_problem_fn *problem, config_doubt_fn *doubt, void *arg)
@@ -456,5 +471,6 @@ config_check_system(
 		check_listener(&check, &config->listen[i]);
 	for (size_t i = 0; i < config->n_upstreams; i++)
 		check_upstream(&check, &config->upstreams[i]);
+	say_for_whom(&check);
 	return check.n_problems;
 }

@@ -971,6 +971,8 @@ somebody_else_looks_as_the_service_and_says_what_is_hidden(void **state)
 	assert_non_null(
 	    strstr(doubted, "/closed/secret: it cannot be looked at; run this as root\n"));
 	assert_null(strstr(told, "closed"));
+	assert_non_null(strstr(doubted, "all this was looked at as that user, not as you; "
+	                                "set user = \"\" if it is you who starts relayd\n"));
 	config_free(config);
 	unlink(path_of("closed/secret"));
 	unlink(path_of("open"));
