@@ -566,9 +566,8 @@ load_text(const char *path, char *text, size_t len, config_problem_fn *problem, 
 	}
 	parse = NULL;
 	forget_blocks(&p);
-	for (size_t i = 0; i < p.n_files; i++)
-		free(p.files[i]);
-	free(p.files);
+	draft.config->files = p.files;
+	draft.config->n_files = p.n_files;
 	for (size_t i = 0; i < p.n_unknown; i++)
 		free(p.unknown[i]);
 	free(draft.listen);

@@ -101,7 +101,9 @@ struct config_upstream {
 #define CONFIG_FREE_FILES 16u
 
 struct config {
-	const char *path;       /* the file it came from, for messages; "" if from a descriptor */
+	const char *path; /* the file it came from, for messages; "" if from a descriptor */
+	char **files;     /* path, and what it includes */
+	size_t n_files;
 	const char *hostname;   /* what EHLO, Received and DSNs say */
 	const char *postmaster; /* NULL: none, double bounces are held */
 	const char *user;       /* "" = stay who you are */

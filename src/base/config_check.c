@@ -425,20 +425,35 @@ check_listener(struct check *check, const struct config_listen *listen)
 /* It names commands that the service runs, and who may submit. The service reads it at a reload, and at the
  * start too where something else makes it the service (relayd.service: User=). */
 static void
-check_file(struct check *check)
+check_file(struct check *check, const char *path, const char *what)
 {
-	const char *path = check->config->path;
 	struct stat st;
 	char *why;
 
-	if (path[0] == '\0' || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+	if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
 		return;
 	if ((st.st_mode & 2) != 0)
-		complain(check, 0, "everybody may change this file: chmod o-w %s", path);
+		complain(check, 0, "%severybody may change this file: chmod o-w %s", what, path);
 	why = why_unreadable(&check->service, path, &st);
 	if (why != NULL)
-		complain(check, 0, "%s", why);
+		complain(check, 0, "%s%s", what, why);
 	free(why);
+}
+
+static void
+check_files(struct check *check)
+{
+	const struct config *config = check->config;
+
+	if (config->path[0] == '\0')
+		return;
+	check_file(check, config->path, "");
+	for (size_t i = 1; i < config->n_files; i++) {
+		char *what = xasprintf("include(\"%s\"): ", config->files[i]);
+
+		check_file(check, config->files[i], what);
+		free(what);
+	}
 }
 
 /* Who starts relayd himself should not take what is said of the service for advice. */
@@ -463,7 +478,7 @@ config_check_system(
 	struct check check = { .config = config, .problem = problem, .doubt = doubt, .arg = arg };
 
 	check_user(&check);
-	check_file(&check);
+	check_files(&check);
 	check_spool(&check);
 	check_room(&check);
 	check_can_create(&check, "control { socket }", config->control.socket);

@@ -257,6 +257,9 @@ config_free(struct config *config)
 	}
 	for (size_t i = 0; i < config->n_clients; i++)
 		free_text(config->clients[i].text);
+	for (size_t i = 0; i < config->n_files; i++)
+		free(config->files[i]);
+	free(config->files);
 	free(config->listen);
 	free(config->upstreams);
 	free(config->clients);

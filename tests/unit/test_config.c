@@ -912,32 +912,35 @@ the_service_is_seen_from_outside_by_root(void **state)
 static void
 the_service_can_read_its_configuration(void **state)
 {
-	struct config *config = load("user = nobody\nspool { directory = spool }\n"
-	                             "control { socket = c }\nlisten \"unix:submit\" { }\n"
-	                             "upstream a { host = b tls = none }\n");
 	static const struct {
-		mode_t file, directory;
+		mode_t file, included, directory;
 		const char *told;
 	} rows[] = {
-		{ 0644, 0755, "" },
-		{ 0600, 0755, "/relayd.conf: user nobody may not read it: chgrp " },
-		{ 0644, 0700, "/relayd.conf: user nobody may not enter " },
+		{ 0644, 0644, 0755, "" },
+		{ 0600, 0644, 0755, "/relayd.conf: user nobody may not read it: chgrp " },
+		{ 0644, 0600, 0755, "/more.conf\"): user nobody may not read it: chgrp " },
+		{ 0644, 0646, 0755, "/more.conf\"): everybody may change this file: chmod o-w " },
+		{ 0644, 0644, 0700, "/relayd.conf: user nobody may not enter " },
 	};
+	struct config *config;
 
 	(void)state;
-	if (geteuid() != 0 || getpwnam("nobody") == NULL) {
-		config_free(config);
+	if (geteuid() != 0 || getpwnam("nobody") == NULL)
 		skip();
-	}
+	write_file("more.conf", "upstream a { host = b tls = none }\n", 0644);
+	config = load("user = nobody\nspool { directory = spool }\ncontrol { socket = c }\n"
+	              "listen \"unix:submit\" { }\ninclude(\"more.conf\")\n");
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
 		told[0] = '\0';
 		chmod(path_of("relayd.conf"), rows[i].file);
+		chmod(path_of("more.conf"), rows[i].included);
 		chmod(directory, rows[i].directory);
 		(void)config_check_system(config, remember, remember_doubt, NULL);
 		assert_non_null(strstr(told, rows[i].told));
-		assert_true(i > 0 || told[0] == '\0');
+		assert_true(rows[i].told[0] != '\0' || told[0] == '\0');
 	}
 	chmod(directory, 0700);
+	unlink(path_of("more.conf"));
 	config_free(config);
 }
 
