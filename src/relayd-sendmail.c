@@ -35,35 +35,45 @@ ignore_problem(void *arg, const char *text)
 	(void)text;
 }
 
-/* The first unix listener of the configuration, if we may read it; else the usual place. */
-static const char *
-find_socket(void)
+struct places {
+	char path[PATH_MAX];
+	char loopback[64];
+};
+
+/* The first listeners of the configuration, if we may read it; else the usual places. */
+static void
+find_places(struct places *out)
 {
-	static char path[PATH_MAX];
 	struct config *config;
 
-	snprintf(path, sizeof(path), "%s", REACH_SOCKET);
+	snprintf(out->path, sizeof(out->path), "%s", REACH_SOCKET);
+	snprintf(out->loopback, sizeof(out->loopback), "%s", REACH_LOOPBACK);
 	if (config_load(RELAYD_SYSCONFDIR "/relayd.conf", ignore_problem, NULL, &config) != 0)
-		return path;
-	for (size_t i = 0; i < config->n_listen; i++)
-		if (strncmp(config->listen[i].address, "unix:", 5) == 0) {
-			snprintf(path, sizeof(path), "%s", config->listen[i].address + 5);
-			break;
-		}
+		return;
+	for (size_t i = config->n_listen; i-- > 0;) { /* backwards: the first one stays */
+		const char *address = config->listen[i].address;
+
+		if (strncmp(address, "unix:", 5) == 0)
+			snprintf(out->path, sizeof(out->path), "%s", address + 5);
+		else if (reach_is_loopback(address))
+			snprintf(out->loopback, sizeof(out->loopback), "%s", address);
+	}
 	config_free(config);
-	return path;
 }
 
 static int
-open_connection(const struct sendmail_args *args)
+open_connection(const struct sendmail_args *args, struct reach *out)
 {
+	struct places places = { "", "" };
 	const char *where = args->submit != NULL ? args->submit : getenv("RELAYD_SUBMIT");
 
 	if (where != NULL && strncmp(where, "unix:", 5) == 0)
 		where += 5;
 	if (where != NULL && where[0] == '\0')
 		where = NULL;
-	return reach_relayd(where, where == NULL ? find_socket() : "");
+	if (where == NULL)
+		find_places(&places);
+	return reach_relayd(where, places.path, places.loopback, out);
 }
 
 /* Who calls, as the password file knows him; GECOS up to the first comma is the name. */
@@ -124,7 +134,8 @@ send_letter(const struct sendmail_args *args, struct letter *letter)
 	char user[256], name[256], address[1024];
 	struct submit_sender sender = { .address = address };
 	struct letter_list recipients = { NULL, 0 };
-	int fd, r;
+	struct reach reach;
+	int r;
 
 	find_caller(user, sizeof(user), name, sizeof(name));
 	sender.full_name = args->full_name != NULL ? args->full_name
@@ -135,10 +146,10 @@ send_letter(const struct sendmail_args *args, struct letter *letter)
 	if (args->sender != NULL && take_sender(args->sender, address, sizeof(address)) != 0)
 		return fail(EX_USAGE, "this is not a sender's address", args->sender);
 	r = collect_recipients(args, letter, &recipients);
-	if (r == EX_OK) {
-		fd = open_connection(args);
-		r = fd < 0 ? EX_TEMPFAIL : submit_letter(fd, args, &sender, letter, &recipients);
-	}
+	if (r == EX_OK)
+		r = open_connection(args, &reach) < 0
+		        ? EX_TEMPFAIL
+		        : submit_letter(&reach, args, &sender, letter, &recipients);
 	letter_list_fini(&recipients);
 	return r;
 }
@@ -165,9 +176,9 @@ do_submit(const struct sendmail_args *args)
 static int
 do_smtp(const struct sendmail_args *args)
 {
-	const int fd = open_connection(args);
+	struct reach reach;
 
-	return fd < 0 ? EX_TEMPFAIL : submit_pass_through(fd);
+	return open_connection(args, &reach) < 0 ? EX_TEMPFAIL : submit_pass_through(&reach);
 }
 
 /* The one program that is ever started from here: relayctl, from where we stand or where it was

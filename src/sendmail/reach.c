@@ -70,27 +70,54 @@ connect_loopback(const char *where)
 	return connect_to((const struct sockaddr *)&sin, sizeof(sin));
 }
 
-int
-reach_relayd(const char *where, const char *socket_path)
+bool
+reach_is_loopback(const char *where)
 {
-	int fd, r;
+	return strncmp(where, "127.", 4) == 0 || strncmp(where, "[::1]:", 6) == 0;
+}
 
-	if (where != NULL) {
-		fd = where[0] == '/' ? connect_unix(where) : connect_loopback(where);
-		if (fd < 0)
-			fprintf(stderr, "relayd-sendmail: cannot reach relayd at %s: %s\n", where,
-			    fd == -EINVAL ? "not a path nor a loopback address with a port"
-			                  : strerror(-fd));
+static int
+reach_named(const char *where, struct reach *out)
+{
+	const int fd = where[0] == '/' ? connect_unix(where) : connect_loopback(where);
+
+	if (fd < 0) {
+		fprintf(stderr, "relayd-sendmail: cannot reach relayd at %s: %s\n", where,
+		    fd == -EINVAL ? "not a path nor a loopback address with a port"
+		                  : strerror(-fd));
 		return fd;
 	}
-	r = connect_unix(socket_path);
-	if (r >= 0)
-		return r;
-	fd = connect_loopback("127.0.0.1:25");
-	if (fd < 0)
+	*out = (struct reach){ .fd = fd };
+	snprintf(out->where, sizeof(out->where), "%s", where);
+	return 0;
+}
+
+static int
+reach_usual(const char *socket_path, const char *loopback, struct reach *out)
+{
+	int fd = connect_unix(socket_path), r;
+
+	if (fd >= 0) {
+		*out = (struct reach){ .fd = fd };
+		snprintf(out->where, sizeof(out->where), "%s", socket_path);
+		return 0;
+	}
+	r = fd;
+	fd = connect_loopback(loopback);
+	if (fd < 0) {
 		fprintf(stderr,
-		    "relayd-sendmail: cannot reach relayd: %s: %s; 127.0.0.1:25: %s; is it "
-		    "running?\n",
-		    socket_path, strerror(-r), strerror(-fd));
-	return fd;
+		    "relayd-sendmail: cannot reach relayd: %s: %s; %s: %s; is it running?\n",
+		    socket_path, strerror(-r), loopback, strerror(-fd));
+		return fd;
+	}
+	*out = (struct reach){ .fd = fd, .is_guess = true };
+	snprintf(
+	    out->where, sizeof(out->where), "%s (%s: %s)", loopback, socket_path, strerror(-r));
+	return 0;
+}
+
+int
+reach_relayd(const char *where, const char *socket_path, const char *loopback, struct reach *out)
+{
+	return where != NULL ? reach_named(where, out) : reach_usual(socket_path, loopback, out);
 }

@@ -12,6 +12,7 @@
 #include "sendmail/reach.h"
 #include "sendmail/submit.h"
 #include "smtp/address.h"
+#include "smtp/server.h"
 
 enum {
 	WAIT_STORED_S = 2 * REACH_WAIT_S, /* for the answer to the message: RFC 5321 4.5.3.2.6 */
@@ -231,6 +232,38 @@ complain(const struct talk *t, const char *what)
 	return exit_code(t);
 }
 
+/* ---- Who answers ---- */
+
+static int
+complain_of_stranger(const struct talk *t, const struct reach *reach)
+{
+	fprintf(stderr,
+	    "relayd-sendmail: another server than relayd answers at %s: \"%s\": is relayd "
+	    "running? systemctl status relayd relayd.socket\n",
+	    reach->where, t->text);
+	return EX_TEMPFAIL;
+}
+
+static bool
+is_relayd(const struct talk *t)
+{
+	const struct span text = span_of(t->text), end = SPAN(SMTP_SERVER_GREETING_END);
+
+	return text.len >= end.len && span_equals(span_skip(text, text.len - end.len), end);
+}
+
+/* Port 25 may belong to another server, whose 250 would let a message go where nobody looks. */
+static int
+hear_greeting(struct talk *t, const struct reach *reach)
+{
+	int r;
+
+	if (hear(t, false) == 220)
+		return is_relayd(t) ? EX_OK : complain_of_stranger(t, reach);
+	r = complain(t, "relayd takes no mail now");
+	return reach->is_guess ? EX_TEMPFAIL : r; /* nobody knows whose refusal it is */
+}
+
 /* ---- The message ---- */
 
 /* Dot-stuffing (RFC 5321 4.5.2), in pieces as long as possible. */
@@ -414,26 +447,28 @@ send_to_some(struct talk *t, const struct sendmail_args *args, const struct subm
 }
 
 static int
-greet(struct talk *t)
+greet(struct talk *t, const struct reach *reach)
 {
 	char name[256] = "localhost";
+	const int r = hear_greeting(t, reach);
 
 	if (gethostname(name, sizeof(name) - 1) < 0 || !address_is_domain(span_of(name)))
 		snprintf(name, sizeof(name), "localhost");
-	if (hear(t, false) != 220)
-		return complain(t, "relayd takes no mail now");
+	if (r != EX_OK)
+		return r;
 	if (say(t, "EHLO %s", name) != 250)
 		return complain(t, "relayd takes no mail now");
 	return EX_OK;
 }
 
 static int
-submit(struct talk *t, const struct sendmail_args *args, const struct submit_sender *sender,
-    const struct letter *letter, const struct letter_list *recipients)
+submit(struct talk *t, const struct reach *reach, const struct sendmail_args *args,
+    const struct submit_sender *sender, const struct letter *letter,
+    const struct letter_list *recipients)
 {
 	const bool utf8 = needs_utf8(sender, recipients);
 	size_t at = 0;
-	int r = greet(t);
+	int r = greet(t, reach);
 
 	if (r == EX_OK && utf8 && !t->has_smtputf8) {
 		fprintf(stderr,
@@ -450,13 +485,13 @@ submit(struct talk *t, const struct sendmail_args *args, const struct submit_sen
 }
 
 int
-submit_letter(int fd, const struct sendmail_args *args, const struct submit_sender *sender,
-    struct letter *letter, const struct letter_list *recipients)
+submit_letter(const struct reach *reach, const struct sendmail_args *args,
+    const struct submit_sender *sender, struct letter *letter, const struct letter_list *recipients)
 {
-	struct talk t = { .fd = fd };
-	const int r = submit(&t, args, sender, letter, recipients);
+	struct talk t = { .fd = reach->fd };
+	const int r = submit(&t, reach, args, sender, letter, recipients);
 
-	close(fd);
+	close(reach->fd);
 	return r;
 }
 
@@ -484,8 +519,8 @@ move(int from, int to, bool to_socket)
 	return 1;
 }
 
-int
-submit_pass_through(int fd)
+static int
+pass_on(int fd)
 {
 	struct pollfd fds[] = { { STDIN_FILENO, POLLIN, 0 }, { fd, POLLIN, 0 } };
 	int r = 1;
@@ -503,6 +538,24 @@ submit_pass_through(int fd)
 			fds[0].fd = -1;
 		}
 	}
-	close(fd);
 	return r == 0 ? EX_OK : EX_TEMPFAIL;
+}
+
+int
+submit_pass_through(const struct reach *reach)
+{
+	struct talk t = { .fd = reach->fd };
+	int r = hear_greeting(&t, reach);
+
+	if (t.code != 0 && (r == EX_OK || t.code != 220)) {
+		/* What was read here was for the client: a refusal as well, and what came with it. */
+		printf("%s\r\n", t.text);
+		fwrite(t.in + t.start, 1, t.len, stdout);
+		if (fflush(stdout) != 0 || ferror(stdout))
+			r = EX_TEMPFAIL;
+	}
+	if (r == EX_OK)
+		r = pass_on(reach->fd);
+	close(reach->fd);
+	return r;
 }

@@ -254,7 +254,7 @@ greet(struct smtp_server *s, bool is_early)
 		return server_next_pending(s);
 	}
 	server_enter(s, SMTP_SERVER_START);
-	server_answer_text(s, "220 %.255s ESMTP relayd\r\n", s->options->hostname);
+	server_answer_text(s, "220 %.255s" SMTP_SERVER_GREETING_END "\r\n", s->options->hostname);
 	return server_next_pending(s);
 }
 

@@ -58,6 +58,9 @@
 #define SMTP_ARGUMENT_MAX 160
 #define SMTP_REPLY_MAX 512 /* bytes of one reply line, CRLF included (RFC 5321 4.5.3.1.5) */
 
+/* What every greeting ends in: by this relayd-sendmail knows that it speaks with relayd. */
+#define SMTP_SERVER_GREETING_END " ESMTP relayd"
+
 enum smtp_server_action {
 	SMTP_SERVER_MORE,
 	SMTP_SERVER_REPLY,

@@ -96,6 +96,21 @@ def test_sendmail_needs_no_privilege(running, sink):
     assert running.wait_event("message.accepted")[0]["uid"] == 12345
 
 
+def test_sendmail_knows_relayd_by_its_greeting(running, sink):
+    """On a port, where anybody could be."""
+    run(running.programs / "relayd-sendmail", "-f", "app@example.net", "rcpt@example.net",
+        data="Subject: by port\n\nx\n", env={"RELAYD_SUBMIT": f"127.0.0.1:{running.port}"})
+    sink.wait_subject("by port")
+
+
+def test_sendmail_takes_no_other_server_for_relayd(relayd, sink):
+    done = subprocess.run([relayd.programs / "relayd-sendmail", "rcpt@example.net"], input=b"Subject: stray\n\nx\n",
+                          env={"RELAYD_SUBMIT": f"127.0.0.1:{sink.port}"}, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 75
+    assert b"another server than relayd answers at 127.0.0.1:%d: " % sink.port in done.stderr
+    assert not sink.find("stray")
+
+
 def test_sendmail_exit_codes(running):
     assert running.sendmail(data=b"Subject: x\n\nx\n").returncode == 64  # EX_USAGE: no recipient
     running.stop()

@@ -19,6 +19,7 @@
 #include "sendmail/args.h"
 #include "sendmail/letter.h"
 #include "sendmail/submit.h"
+#include "smtp/server.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -177,11 +178,13 @@ static struct text
 submit(const struct sendmail_args *args, const struct submit_sender *sender, struct letter *letter,
     const struct letter_list *recipients, int *code)
 {
-	static const char greeting[] = "220 relay.example.com ESMTP\r\n250-relay.example.com\r\n"
-	                               "250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n"
-	                               "250 2.1.0 Ok\r\n";
+	static const char greeting[] =
+	    "220 relay.example.com" SMTP_SERVER_GREETING_END "\r\n250-relay.example.com\r\n"
+	    "250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n"
+	    "250 2.1.0 Ok\r\n";
 	static char wire[WIRE_MOST];
 	struct text out = { wire, 0 };
+	struct reach reach = { .where = "here" };
 	int fds[2];
 	ssize_t n;
 
@@ -190,7 +193,8 @@ submit(const struct sendmail_args *args, const struct submit_sender *sender, str
 	for (size_t i = 0; i < recipients->n; i++)
 		(void)!write(fds[1], "250 2.1.5 Ok\r\n", 14);
 	(void)!write(fds[1], "354 go\r\n250 2.0.0 Ok\r\n221 bye\r\n", 31);
-	*code = submit_letter(fds[0], args, sender, letter, recipients);
+	reach.fd = fds[0];
+	*code = submit_letter(&reach, args, sender, letter, recipients);
 	while ((n = read(fds[1], out.bytes + out.len, sizeof(wire) - out.len)) > 0)
 		out.len += (size_t)n;
 	close(fds[1]);

@@ -15,13 +15,14 @@ EHLO = "250-relay.example.com\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-DSN\r\n250
 
 
 class Server(threading.Thread):
-    """Answers one connection; `answers` maps the start of a command to another reply."""
+    """Answers one connection; `answers` maps the start of a command to another reply. Without a path: on self.port."""
 
-    def __init__(self, path, answers=None, close_at=None):
+    def __init__(self, path=None, answers=None, close_at=None):
         super().__init__(daemon=True)
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
+        self.listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+        self.listener.bind(path or ("127.0.0.1", 0))
         self.listener.listen()
+        self.port = None if path else self.listener.getsockname()[1]
         self.answers = {"EHLO": EHLO, **(answers or {})}
         self.close_at = close_at
         self.commands, self.messages, self.rcpts = [], [], 0
@@ -35,7 +36,7 @@ class Server(threading.Thread):
     def run(self):
         connection, _ = self.listener.accept()
         with connection, connection.makefile("rb") as lines:
-            connection.sendall(self.answers.get("greeting", "220 fake").encode() + b"\r\n")
+            connection.sendall(self.answers.get("greeting", "220 fake ESMTP relayd").encode() + b"\r\n")
             for line in lines:
                 command = line.decode().rstrip("\r\n")
                 self.commands.append(command)
@@ -252,12 +253,80 @@ class Sendmail(unittest.TestCase):
         s.start()
         result = self.run_it(["-bs"], b"EHLO me\r\nQUIT\r\n")
         self.assertEqual(result.returncode, 0)
-        self.assertEqual(result.stdout, b"220 fake\r\n" + EHLO.encode() + b"\r\n221 bye\r\n")
+        self.assertEqual(result.stdout, b"220 fake ESMTP relayd\r\n" + EHLO.encode() + b"\r\n221 bye\r\n")
 
     def test_names_and_modes_without_a_message(self):
         self.assertEqual(self.run_it([], name="newaliases").returncode, 0)
         for args in (["-bi"], ["-q"], ["-q15m"], ["-I"], ["--help"], ["--version"]):
             self.assertEqual(self.run_it(args).returncode, 0, args)
+
+
+EXIM = "220 web1 ESMTP Exim 4.96 Tue, 24 Nov 2026 02:00:00 +0000"
+RELAYD_CONF = """upstream "x" {{
+    host = "smtp.example.com"
+}}
+listen "192.0.2.1:2525" {{
+}}
+listen "127.0.0.1:{0}" {{
+}}
+listen "127.0.0.1:1" {{
+}}
+"""
+
+
+class WhoAnswers(unittest.TestCase):
+    """Exit 0 says that relayd has the message: another server that has its place gets nothing but a QUIT."""
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+
+    def run_it(self, args, environment=None):
+        return subprocess.run([HASTY, *args], input=b"From: a@b.c\n\nx\n", capture_output=True, timeout=60,
+                              cwd=self.dir.name, env=environment or {}, check=False)
+
+    def by_port(self, greeting, args=("b@x.org",), has_listener=True):
+        """There is no socket, but somebody listens where relayd.conf says; gives him and what happened."""
+        server = Server(answers={"greeting": greeting})
+        server.start()
+        with open(os.path.join(self.dir.name, "relayd.conf"), "w", encoding="ascii") as conf:
+            conf.write(RELAYD_CONF.format(server.port))
+        where = {"RELAYD_SUBMIT": "" if has_listener else f"127.0.0.1:{server.port}"}
+        result = self.run_it(args, where)
+        server.join(10)
+        self.assertFalse(server.is_alive())
+        return server, result
+
+    def test_relayd_is_found_by_its_port(self):
+        server, result = self.by_port("220 relay.example.com ESMTP relayd")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        self.assertEqual(len(server.messages), 1)
+
+    def test_another_server_gets_nothing(self):
+        for greeting in (EXIM, "220 x ESMTP relayd-like", "220 x ESMTP Postfix (relayd)", "220 ESMTP notrelayd",
+                         "220 relayd", "220", "220-x ESMTP relayd\r\n220 y ESMTP Postfix"):
+            for has_listener in (True, False):
+                server, result = self.by_port(greeting, has_listener=has_listener)
+                self.assertEqual(result.returncode, 75, (greeting, result))
+                self.assertEqual(server.commands, ["QUIT"])
+                self.assertEqual(result.stderr.count(b"\n"), 1, result.stderr)
+                self.assertIn(greeting.rpartition("\n")[2].encode(), result.stderr)
+                self.assertIn(b"127.0.0.1:%d" % server.port, result.stderr)
+                self.assertIn(b"systemctl status relayd relayd.socket", result.stderr)
+
+    def test_why_it_was_not_the_socket_is_told(self):
+        self.assertIn(b"(submit: No such file or directory)", self.by_port(EXIM)[1].stderr)
+
+    def test_another_server_s_refusal_is_not_relayd_s(self):
+        for greeting in ("554 5.7.1 no", "521 no mail here", "421 busy"):
+            self.assertEqual(self.by_port(greeting)[1].returncode, 75)
+        self.assertEqual(self.by_port("550 5.7.1 you may not", has_listener=False)[1].returncode, 77)
+
+    def test_smtp_on_standard_input_as_well(self):
+        server, result = self.by_port(EXIM, ["-bs"])
+        self.assertEqual((result.returncode, result.stdout, server.commands), (75, b"", []))
+        _, result = self.by_port("421 4.3.2 busy", ["-bs"], has_listener=False)
+        self.assertEqual((result.returncode, result.stdout), (75, b"421 4.3.2 busy\r\n"))
 
 
 class Impostor(threading.Thread):
@@ -286,7 +355,7 @@ class Impostor(threading.Thread):
 
 
 EHLO_OK = EHLO.encode() + b"\r\n"
-TO_DATA = [b"220 x\r\n", None, EHLO_OK, None, b"250 a\r\n", None, b"250 b\r\n", None]  # the answer to DATA is next
+TO_DATA = [b"220 x ESMTP relayd\r\n", None, EHLO_OK, None, b"250 a\r\n", None, b"250 b\r\n", None]  # the answer to DATA is next
 # What it does: never the 250 to a message that it has read to its end. The exit code is that of a temporary failure.
 IMPOSTORS = {
     "says nothing": [30],
@@ -298,7 +367,7 @@ IMPOSTORS = {
     "bare line ends": [b"220\r220 x\r"] * 1000,
     "dripping greeting": [piece for _ in range(100) for piece in (b"2", 0.3)],
     "dripping lines": [piece for _ in range(90) for piece in (b"220-x\r\n", 0.3)],
-    "everything beforehand": [b"220 x\r\n" + EHLO_OK + b"250 a\r\n250 b\r\n354 go\r\n250 stored\r\n", 3],
+    "everything beforehand": [b"220 x ESMTP relayd\r\n" + EHLO_OK + b"250 a\r\n250 b\r\n354 go\r\n250 stored\r\n", 3],
     "one reply too many": [*TO_DATA[:-2], b"250 b\r\n250 b2\r\n", None, b"354 go\r\n", None, 3],
     "250 before the end": [*TO_DATA, b"354 go\r\n250 stored\r\n", 3],
     "250 for DATA": [*TO_DATA, b"250 stored\r\n", 3],
@@ -342,7 +411,7 @@ class HostileServer(unittest.TestCase):
         self.assertEqual(result.returncode, 75, result.stderr)
 
     def test_last_words_are_told(self):
-        result = self.submit([b"220 x\r\n", None, EHLO_OK + b"421 4.3.2 restarting\x1b[2J\r\n", 1])
+        result = self.submit([b"220 x ESMTP relayd\r\n", None, EHLO_OK + b"421 4.3.2 restarting\x1b[2J\r\n", 1])
         self.assertEqual(result.returncode, 75)
         self.assertIn(b"421 4.3.2 restarting\\x1b[2J", result.stderr)
 
