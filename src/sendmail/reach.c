@@ -6,24 +6,45 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "sendmail/reach.h"
+
+static int
+set_wait(int fd, time_t seconds)
+{
+	const struct timeval wait = { .tv_sec = seconds };
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0)
+		return -errno;
+	return 0;
+}
+
+/* Where a full backlog makes connect() wait, the end of the wait has a name for each family. */
+static int
+connect_within(int fd, const struct sockaddr *sa, socklen_t len)
+{
+	int r = set_wait(fd, REACH_GREETING_WAIT_S);
+
+	if (r == 0 && connect(fd, sa, len) < 0)
+		r = errno == EAGAIN || errno == EINPROGRESS ? -ETIMEDOUT : -errno;
+	return r == 0 ? set_wait(fd, REACH_WAIT_S) : r;
+}
 
 static int
 connect_to(const struct sockaddr *sa, socklen_t len)
 {
 	const int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	const struct timeval wait = { .tv_sec = REACH_WAIT_S };
 	int r;
 
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0 ||
-	    connect(fd, sa, len) < 0) {
-		r = -errno;
+	r = connect_within(fd, sa, len);
+	if (r < 0) {
 		close(fd);
 		return r;
 	}
@@ -95,18 +116,23 @@ reach_named(const char *where, struct reach *out)
 static int
 reach_usual(const char *socket_path, const char *loopback, struct reach *out)
 {
-	int fd = connect_unix(socket_path), r;
+	const int r = connect_unix(socket_path);
+	int fd;
 
-	if (fd >= 0) {
-		*out = (struct reach){ .fd = fd };
+	if (r >= 0) {
+		*out = (struct reach){ .fd = r };
 		snprintf(out->where, sizeof(out->where), "%s", socket_path);
 		return 0;
 	}
-	r = fd;
+	if (r == -ETIMEDOUT) { /* relayd's socket is there: what has the port would not help */
+		fprintf(stderr, "relayd-sendmail: cannot reach relayd: %s: %s; " REACH_ADVICE "\n",
+		    socket_path, strerror(-r));
+		return r;
+	}
 	fd = connect_loopback(loopback);
 	if (fd < 0) {
 		fprintf(stderr,
-		    "relayd-sendmail: cannot reach relayd: %s: %s; %s: %s; is it running?\n",
+		    "relayd-sendmail: cannot reach relayd: %s: %s; %s: %s; " REACH_ADVICE "\n",
 		    socket_path, strerror(-r), loopback, strerror(-fd));
 		return fd;
 	}
@@ -119,5 +145,12 @@ reach_usual(const char *socket_path, const char *loopback, struct reach *out)
 int
 reach_relayd(const char *where, const char *socket_path, const char *loopback, struct reach *out)
 {
-	return where != NULL ? reach_named(where, out) : reach_usual(socket_path, loopback, out);
+	const uint64_t begin_ms = os_boot_ms();
+	const int r =
+	    where != NULL ? reach_named(where, out) : reach_usual(socket_path, loopback, out);
+	const uint64_t took_s = (os_boot_ms() - begin_ms) / 1000;
+
+	if (r == 0 && took_s < REACH_GREETING_WAIT_S)
+		out->greeting_wait_s = REACH_GREETING_WAIT_S - (unsigned)took_s;
+	return r;
 }

@@ -220,12 +220,18 @@ exit_code(const struct talk *t)
 	return EX_UNAVAILABLE;
 }
 
+static const char *
+why_no_answer(const struct talk *t)
+{
+	return t->error == -ECONNRESET ? "it closed the connection" : strerror(-t->error);
+}
+
 static int
 complain(const struct talk *t, const char *what)
 {
 	if (t->code == 0) {
 		fprintf(stderr, "relayd-sendmail: %s: no answer from relayd: %s\n", what,
-		    t->error == -ECONNRESET ? "it closed the connection" : strerror(-t->error));
+		    why_no_answer(t));
 		return EX_TEMPFAIL;
 	}
 	fprintf(stderr, "relayd-sendmail: %s: %s\n", what, t->text);
@@ -238,9 +244,16 @@ static int
 complain_of_stranger(const struct talk *t, const struct reach *reach)
 {
 	fprintf(stderr,
-	    "relayd-sendmail: another server than relayd answers at %s: \"%s\": is relayd "
-	    "running? systemctl status relayd relayd.socket\n",
+	    "relayd-sendmail: another server than relayd answers at %s: \"%s\"; " REACH_ADVICE "\n",
 	    reach->where, t->text);
+	return EX_TEMPFAIL;
+}
+
+static int
+complain_of_silence(const struct talk *t, const struct reach *reach)
+{
+	fprintf(stderr, "relayd-sendmail: no greeting from relayd at %s: %s; " REACH_ADVICE "\n",
+	    reach->where, why_no_answer(t));
 	return EX_TEMPFAIL;
 }
 
@@ -258,8 +271,15 @@ hear_greeting(struct talk *t, const struct reach *reach)
 {
 	int r;
 
-	if (hear(t, false) == 220)
-		return is_relayd(t) ? EX_OK : complain_of_stranger(t, reach);
+	hear_within(t, false, reach->greeting_wait_s);
+	if (t->code == 0)
+		return complain_of_silence(t, reach);
+	if (t->code == 220 && is_relayd(t))
+		return EX_OK;
+	if (t->code == 220) {
+		t->error = -EPROTO; /* no QUIT: it might have to be waited for, too */
+		return complain_of_stranger(t, reach);
+	}
 	r = complain(t, "relayd takes no mail now");
 	return reach->is_guess ? EX_TEMPFAIL : r; /* nobody knows whose refusal it is */
 }

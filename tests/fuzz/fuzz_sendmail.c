@@ -184,7 +184,7 @@ submit(const struct sendmail_args *args, const struct submit_sender *sender, str
 	    "250 2.1.0 Ok\r\n";
 	static char wire[WIRE_MOST];
 	struct text out = { wire, 0 };
-	struct reach reach = { .where = "here" };
+	struct reach reach = { .greeting_wait_s = 60, .where = "here" };
 	int fds[2];
 	ssize_t n;
 

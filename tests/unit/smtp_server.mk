@@ -1,11 +1,11 @@
 TESTS += tests/unit/test_sendmail.py
 dist_check_SCRIPTS += tests/unit/test_sendmail.py
-# relayd-sendmail that waits for a second where the real one waits for five minutes, and looks for the socket and
+# relayd-sendmail that waits for seconds where the real one waits for minutes, and looks for the socket and
 # relayd.conf where it is started
 check_PROGRAMS += hasty-sendmail
 hasty_sendmail_SOURCES = src/relayd-sendmail.c $(libsendmail_a_SOURCES)
-hasty_sendmail_CPPFLAGS = $(relayd_sendmail_CPPFLAGS) -DREACH_WAIT_S=1 -DREACH_SOCKET='"submit"' \
-	-URELAYD_SYSCONFDIR -DRELAYD_SYSCONFDIR='"."'
+hasty_sendmail_CPPFLAGS = $(relayd_sendmail_CPPFLAGS) -DREACH_WAIT_S=2 -DREACH_GREETING_WAIT_S=1 \
+	-DREACH_SOCKET='"submit"' -URELAYD_SYSCONFDIR -DRELAYD_SYSCONFDIR='"."'
 hasty_sendmail_CFLAGS = $(AM_CFLAGS)
 hasty_sendmail_LDADD = $(SMTP_LIBS) $(BASE_LIBS)
 

@@ -275,7 +275,7 @@ listen "127.0.0.1:1" {{
 
 
 class WhoAnswers(unittest.TestCase):
-    """Exit 0 says that relayd has the message: another server that has its place gets nothing but a QUIT."""
+    """Exit 0 says that relayd has the message: another server that has its place gets nothing."""
 
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
@@ -308,7 +308,7 @@ class WhoAnswers(unittest.TestCase):
             for has_listener in (True, False):
                 server, result = self.by_port(greeting, has_listener=has_listener)
                 self.assertEqual(result.returncode, 75, (greeting, result))
-                self.assertEqual(server.commands, ["QUIT"])
+                self.assertEqual(server.commands, [])
                 self.assertEqual(result.stderr.count(b"\n"), 1, result.stderr)
                 self.assertIn(greeting.rpartition("\n")[2].encode(), result.stderr)
                 self.assertIn(b"127.0.0.1:%d" % server.port, result.stderr)
@@ -401,6 +401,31 @@ class HostileServer(unittest.TestCase):
                     self.assertTrue(result.stderr.decode().strip().isprintable(), result.stderr)
                     if name.endswith("without end"):
                         self.assertIn(b"Protocol error", result.stderr)
+
+    def test_a_greeting_is_not_waited_for_as_long_as_an_answer(self):
+        """systemd holds the socket of a relayd that cannot start."""
+        def submit(script):
+            begin = time.monotonic()
+            return self.submit(script).stderr, time.monotonic() - begin
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            silent, slow = pool.map(submit, ([30], [b"220 x ESMTP relayd\r\n", 30]))
+        self.assertLess(silent[1] + 0.5, slow[1])
+        self.assertIn(b"Connection timed out; is relayd running? systemctl status relayd relayd.socket", silent[0])
+
+    def test_a_full_backlog_is_not_waited_for_longer(self):
+        with tempfile.TemporaryDirectory() as where, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.path.join(where, "submit"))
+            listener.listen(0)
+            with socket.socket(socket.AF_UNIX) as first:
+                first.connect(listener.getsockname())
+                begin = time.monotonic()
+                for environment in ({}, {"RELAYD_SUBMIT": listener.getsockname()}):
+                    result = subprocess.run([HASTY, "b@x.org"], input=b"From: a@b.c\n\nx\n", capture_output=True,
+                                            timeout=60, cwd=where, env=environment, check=False)
+                    self.assertEqual(result.returncode, 75, result.stderr)
+                    self.assertIn(b"submit: Connection timed out", result.stderr)
+                self.assertLess(time.monotonic() - begin, 2 * 2)
 
     def test_the_impostors_script_can_succeed(self):
         script = [*TO_DATA, b"354 go\r\n", *[None] * 4, b"250 stored\r\n", None]
