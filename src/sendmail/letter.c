@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -199,6 +200,7 @@ void
 letter_fini(struct letter *letter)
 {
 	free(letter->memory);
+	free(letter->qualified);
 	if (letter->file >= 0)
 		close(letter->file);
 }
@@ -290,4 +292,100 @@ letter_take_recipients(struct letter *letter, bool collect, struct letter_list *
 	}
 	drop_bcc(letter);
 	return 0;
+}
+
+/* ---- Addresses without a domain ---- */
+
+enum { LINE_MOST = 998 }; /* RFC 5322 2.1.1 */
+
+/* A header that is being written. */
+struct draft {
+	char *data;
+	size_t len, size;
+	struct span body, domain; /* of the field in work, and what its bare addresses get */
+	size_t done;              /* bytes of `body` that are written */
+	size_t n_addresses;
+};
+
+static void
+add(struct draft *d, struct span text)
+{
+	if (d->size - d->len < text.len) {
+		d->size = 2 * (d->len + text.len);
+		d->data = xrealloc(d->data, d->size, 1);
+	}
+	if (text.len > 0)
+		memcpy(d->data + d->len, text.data, text.len);
+	d->len += text.len;
+}
+
+static int
+add_domain(void *arg, size_t end)
+{
+	struct draft *d = arg;
+
+	if (++d->n_addresses > LETTER_RECIPIENTS_MAX)
+		return -E2BIG;
+	add(d, (struct span){ d->body.data + d->done, end - d->done });
+	add(d, SPAN("@"));
+	add(d, d->domain);
+	d->done = end;
+	return 0;
+}
+
+/* No Bcc: it is not sent. */
+static bool
+has_addresses(struct header_field field)
+{
+	static const char *const names[] = { "From", "Sender", "Reply-To", "To", "Cc" };
+
+	if (span_starts_nocase(field.name, SPAN("Resent-")))
+		field.name = span_skip(field.name, strlen("Resent-"));
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (header_is(field, names[i]))
+			return true;
+	return false;
+}
+
+static bool
+has_long_line(struct span text)
+{
+	const char *lf;
+
+	while (text.len > 0 && (lf = memchr(text.data, '\n', text.len)) != NULL) {
+		if ((size_t)(lf - text.data) > LINE_MOST + 1) /* with its CR */
+			return true;
+		text = span_skip(text, (size_t)(lf - text.data) + 1);
+	}
+	return false;
+}
+
+static void
+add_field(struct draft *d, struct header_field field)
+{
+	const size_t start = d->len, name = (size_t)(field.body.data - field.raw.data);
+	bool is_fine;
+
+	d->body = field.body;
+	d->done = d->n_addresses = 0;
+	add(d, (struct span){ field.raw.data, name });
+	is_fine = has_addresses(field) && header_bare_addresses(field.body, add_domain, d) == 0;
+	add(d, span_skip(field.raw, name + d->done));
+	if (is_fine && !has_long_line((struct span){ d->data + start, d->len - start }))
+		return;
+	d->len = start;
+	add(d, field.raw);
+}
+
+void
+letter_qualify(struct letter *letter, struct span domain)
+{
+	struct draft draft = { .domain = domain };
+	struct span rest = letter->header;
+	struct header_field field;
+
+	while (rest.len > 0 && header_next(&rest, &field) == HEADER_FIELD)
+		add_field(&draft, field);
+	letter->qualified = draft.data;
+	letter->header = (struct span){ draft.data, draft.len };
 }

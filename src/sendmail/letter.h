@@ -1,7 +1,7 @@
 /* letter.h - the message on standard input, made ready to be sent: lines ended by CR LF, NUL and stray
- * CR as spaces, Bcc taken out, the recipients of its header found. Read to its end before a
- * connection is made, for cron and others write while their job runs. Bounded memory: what is
- * longer than LETTER_MEMORY goes to an unlinked temporary file. */
+ * CR as spaces, Bcc taken out, the recipients of its header found, addresses without a domain completed.
+ * Read to its end before a connection is made, for cron and others write while their job runs.
+ * Bounded memory: what is longer than LETTER_MEMORY goes to an unlinked temporary file. */
 #ifndef RELAYD_SENDMAIL_LETTER_H
 #define RELAYD_SENDMAIL_LETTER_H
 
@@ -29,7 +29,8 @@ struct letter {
 	bool has_8bit;
 	bool needs_separator; /* there was no empty line behind the header */
 
-	char *memory; /* private */
+	char *memory;    /* private */
+	char *qualified; /* private */
 };
 
 /* Reads `fd` to its end, or to a line with a lone dot. 0; -E2BIG: the header does not end within
@@ -43,6 +44,12 @@ void letter_fini(struct letter *letter);
  * names the field. */
 int letter_take_recipients(
     struct letter *letter, bool collect, struct letter_list *list, char *why) MUST_CHECK;
+
+/* Gives the addresses without a domain in From, Sender, Reply-To, To, Cc and their Resent- forms this
+ * one, as sendmail(1) always did: cron writes "From: root", and providers refuse it. A field that
+ * is not certain to be read rightly stays as it is, and so does one that would get a line longer
+ * than SMTP allows. Call it once, after letter_take_recipients(). */
+void letter_qualify(struct letter *letter, struct span domain);
 
 /* Adds the addresses in `text`, an address list. -EINVAL, -E2BIG as header_addresses(); control
  * bytes are -EINVAL. */

@@ -483,8 +483,7 @@ greet(struct talk *t, const struct reach *reach)
 
 static int
 submit(struct talk *t, const struct reach *reach, const struct sendmail_args *args,
-    const struct submit_sender *sender, const struct letter *letter,
-    const struct letter_list *recipients)
+    const struct submit_sender *sender, struct letter *letter, const struct letter_list *recipients)
 {
 	const bool utf8 = needs_utf8(sender, recipients);
 	size_t at = 0;
@@ -495,6 +494,8 @@ submit(struct talk *t, const struct reach *reach, const struct sendmail_args *ar
 		    "relayd-sendmail: an address is not ASCII, and the server cannot do that\n");
 		r = EX_DATAERR;
 	}
+	if (r == EX_OK && address_is_domain(span_of(t->server)))
+		letter_qualify(letter, span_of(t->server)); /* as relayd does in the envelope */
 	while (r == EX_OK && at < recipients->n)
 		r = send_to_some(t, args, sender, letter, recipients, utf8, &at);
 	if (r == EX_OK && args->verbose)

@@ -75,4 +75,12 @@ bool header_is(struct header_field field, const char *name); /* `name` without t
 typedef int header_address_fn(void *arg, struct span address);
 int header_addresses(struct span body, header_address_fn *found, void *arg) MUST_CHECK;
 
+/* For who completes the addresses of a list: calls `found` with each place in `body` where a domain
+ * is missing, the end of a local part that stands alone. Only what is certain: an ASCII dot-atom or
+ * quoted string, with or without <>, a name and comments; no encoded word, no member of a group. Gives
+ * what header_addresses() gives, and -EINVAL where that is more forgiving than RFC 5322: then what
+ * was found counts for nothing. */
+typedef int header_bare_fn(void *arg, size_t end);
+int header_bare_addresses(struct span body, header_bare_fn *found, void *arg) MUST_CHECK;
+
 #endif

@@ -18,13 +18,20 @@ struct list {
 	bool has_angle, in_angle; /* <...> was met; we are in one */
 	bool is_gap;              /* white space or a comment since the last word */
 	bool is_bad, is_long, is_empty;
+
+	/* For header_bare_addresses(): */
+	size_t word_end; /* behind the last byte that was kept */
+	bool is_spread;  /* white space or a comment within the address */
+	bool has_at;     /* outside of <> */
+	bool in_group;   /* a ':' was met, and no ';' since */
+	bool is_loose;   /* something was met that RFC 5322 does not have; stays */
 };
 
 static void
 list_clear(struct list *l)
 {
 	l->len = 0;
-	l->has_angle = l->in_angle = l->is_gap = l->is_bad = l->is_long = false;
+	l->has_angle = l->in_angle = l->is_gap = l->is_bad = l->is_long = l->has_at = false;
 	l->is_empty = true;
 }
 
@@ -89,6 +96,7 @@ take_literal(struct list *l)
 {
 	const bool keep = l->in_angle || !l->has_angle;
 
+	l->is_loose |= l->len == 0 || l->text[l->len - 1] != '@'; /* only a domain may be one */
 	l->is_empty = l->is_gap = false;
 	while (l->at < l->in.len && strchr("\r\n,;<>", l->in.data[l->at]) == NULL) {
 		const char c = l->in.data[l->at++];
@@ -106,6 +114,13 @@ joins_words(char c)
 	return c == '.' || c == '@';
 }
 
+/* Such bytes stand in quotes, or belong to a comment that has no beginning. */
+static bool
+is_out_of_place(char c)
+{
+	return (unsigned char)c < 0x20 || c == 0x7f || c == ')' || c == ']' || c == '\\';
+}
+
 static void
 take_word(struct list *l, char c)
 {
@@ -114,22 +129,28 @@ take_word(struct list *l, char c)
 	const bool apart =
 	    l->is_gap && l->len > 0 && !joins_words(c) && !joins_words(l->text[l->len - 1]);
 
+	l->is_loose |= !keep || is_out_of_place(c);
+	l->is_spread = l->len > 0 && (l->is_spread || l->is_gap);
+	l->has_at |= c == '@' && !l->in_angle;
 	l->is_empty = l->is_gap = false;
 	if (apart && keep)
 		list_add(
 		    l, ' '); /* no address has a bare space: it will be refused, or was a name */
 	if (c == '"') {
 		l->is_bad |= !take_quoted(l, keep);
+		l->word_end = l->at;
 		return;
 	}
 	if (keep)
 		list_add(l, c);
 	l->at++;
+	l->word_end = l->at;
 }
 
 static void
 open_angle(struct list *l)
 {
+	l->is_loose |= l->has_at; /* a name that looks like an address */
 	l->is_bad = l->has_angle; /* a second one; what came before was a name, whatever it held */
 	l->has_angle = l->in_angle = true;
 	l->is_empty = l->is_gap = l->is_long = false;
@@ -173,6 +194,16 @@ end_mailbox(struct list *l, header_address_fn *found, void *arg)
 	return found(arg, text);
 }
 
+static int
+end_group(struct list *l, header_address_fn *found, void *arg)
+{
+	const int r = end_mailbox(l, found, arg);
+
+	l->is_loose |= !l->in_group; /* as some programs separate addresses */
+	l->in_group = false;
+	return r;
+}
+
 /* One word or special. */
 static int
 take_token(struct list *l, header_address_fn *found, void *arg)
@@ -203,6 +234,8 @@ take_token(struct list *l, header_address_fn *found, void *arg)
 		if (l->in_angle)
 			take_word(l, c);
 		else {
+			l->is_loose |= l->is_empty || l->has_at || l->has_angle || l->in_group;
+			l->in_group = true;
 			list_clear(l);
 			l->at++;
 		}
@@ -217,24 +250,75 @@ take_token(struct list *l, header_address_fn *found, void *arg)
 			return 0;
 		}
 		l->at++;
-		return end_mailbox(l, found, arg);
+		return c == ';' ? end_group(l, found, arg) : end_mailbox(l, found, arg);
 	default:
 		take_word(l, c);
 		return 0;
 	}
 }
 
+static int
+walk(struct list *l, header_address_fn *found, void *arg)
+{
+	list_clear(l);
+	while (l->at < l->in.len) {
+		const int r = take_token(l, found, arg);
+
+		if (r != 0)
+			return r;
+	}
+	return end_mailbox(l, found, arg);
+}
+
 int
 header_addresses(struct span body, header_address_fn *found, void *arg)
 {
 	struct list l = { .in = body };
-	int r;
 
-	list_clear(&l);
-	while (l.at < l.in.len) {
-		r = take_token(&l, found, arg);
-		if (r != 0)
-			return r;
-	}
-	return end_mailbox(&l, found, arg);
+	return walk(&l, found, arg);
+}
+
+/* ---- Addresses without a domain ---- */
+
+struct bare {
+	struct list list;
+	header_bare_fn *found;
+	void *arg;
+};
+
+/* address_parse() allows dots anywhere. An encoded word is a name, though an atom too. */
+static bool
+is_local_part(struct span text)
+{
+	const bool is_quoted = text.data[0] == '"';
+
+	if (span_starts_nocase(span_skip(text, is_quoted ? 1 : 0), SPAN("=?")))
+		return false;
+	if (is_quoted)
+		return text.len > 2;
+	for (size_t i = 0; i < text.len; i++)
+		if (text.data[i] == '.' && (i == 0 || i + 1 == text.len || text.data[i + 1] == '.'))
+			return false;
+	return true;
+}
+
+static int
+on_address(void *arg, struct span address)
+{
+	struct bare *b = arg;
+	struct address a;
+
+	if (address_parse(address, &a) != ADDRESS_OK || a.domain.len > 0 || a.is_utf8 ||
+	    b->list.in_group || b->list.is_spread || !is_local_part(address))
+		return 0;
+	return b->found(b->arg, b->list.word_end);
+}
+
+int
+header_bare_addresses(struct span body, header_bare_fn *found, void *arg)
+{
+	struct bare b = { .list.in = body, .found = found, .arg = arg };
+	const int r = walk(&b.list, on_address, &b);
+
+	return r == 0 && b.list.is_loose ? -EINVAL : r;
 }

@@ -87,6 +87,23 @@ def test_sendmail_t_hides_bcc(running, sink):
         assert word not in message.data.lower()
 
 
+def test_mail_of_cron(running, sink):
+    """As Debian's writes it: who runs it is all that it knows."""
+    text = "From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@web1> /bin/true\n\noutput\n"
+    done = running.sendmail("-i", "-FCronDaemon", "-B8BITMIME", "-oem", "root", data=text.encode())
+    assert done.returncode == 0, done.stderr
+    message = sink.wait_subject("Cron <root@web1> /bin/true")
+    host = message.sender.partition("@")[2]
+    assert host and message.recipients == [f"root@{host}"]
+    assert f"\r\nFrom: root@{host} (Cron Daemon)\r\nTo: root@{host}\r\nSubject: ".encode() in message.data
+
+
+def test_what_comes_by_smtp_is_not_completed(running, sink):
+    with smtplib.SMTP("127.0.0.1", running.port) as smtp:
+        smtp.sendmail("root", ["root"], b"From: root (Cron Daemon)\r\nTo: root\r\nSubject: bare\r\n\r\nx\r\n")
+    assert b"\r\nFrom: root (Cron Daemon)\r\nTo: root\r\n" in sink.wait_subject("bare").data
+
+
 def test_sendmail_needs_no_privilege(running, sink):
     """As from a unit with NoNewPrivileges and DynamicUser."""
     run("setpriv", "--no-new-privs", "--reuid=12345", "--regid=12345", "--clear-groups",

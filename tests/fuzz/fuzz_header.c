@@ -2,9 +2,9 @@
  * and paths.
  *
  * What must hold: the facts of a header do not hang on the pieces, and are those that header_next()
- * finds; the addresses found are addresses, and a list made of them gives them again; an address is
- * the same in a path, in brackets and when it is put together again; xtext comes back, and never as
- * a control byte; each Received line that trace_print() wrote is counted as ours. */
+ * finds; the addresses found are addresses, and a list made of them gives them again; a domain where
+ * one is missing changes nothing else in a list; an address is the same in a path, in brackets and
+ * when it is put together again; xtext comes back, and never as a control byte; each Received line that trace_print() wrote is counted as ours. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -91,6 +91,66 @@ on_address(void *arg, struct span address)
 	memcpy(l->text + l->len, address.data, address.len);
 	l->len += address.len;
 	return 0;
+}
+
+struct completed {
+	struct span text;
+	char *out; /* `text`, and a domain at each place that was found */
+	size_t len, done, n;
+};
+
+static void
+complete_to(struct completed *c, size_t end, struct span domain)
+{
+	memcpy(c->out + c->len, c->text.data + c->done, end - c->done);
+	memcpy(c->out + c->len + end - c->done, domain.data, domain.len);
+	c->len += end - c->done + domain.len;
+	c->done = end;
+}
+
+static int
+on_bare(void *arg, size_t end)
+{
+	struct completed *c = arg;
+
+	assert(end > c->done && end <= c->text.len);
+	assert(end == c->text.len || c->text.data[end] != '@');
+	complete_to(c, end, SPAN("@x.org"));
+	c->n++;
+	return 0;
+}
+
+static int
+count_whole(void *arg, struct span address)
+{
+	size_t *n = arg; /* all, and those that lack a domain */
+	struct address a;
+
+	n[0]++;
+	assert(address_parse(address, &a) == ADDRESS_OK);
+	n[1] += a.domain.len == 0;
+	return 0;
+}
+
+/* A list whose bare addresses got a domain has as many addresses as before, and so many less that are
+ * bare; there is nothing left to complete. */
+static void
+check_completed(struct span text)
+{
+	struct completed c = { .text = text, .out = malloc(7 * text.len + 1) };
+	size_t before[2] = { 0, 0 }, after[2] = { 0, 0 };
+
+	if (header_bare_addresses(text, on_bare, &c) == 0) {
+		complete_to(&c, text.len, SPAN(""));
+		assert(header_addresses(text, count_whole, before) == 0);
+		assert(header_addresses((struct span){ c.out, c.len }, count_whole, after) == 0);
+		assert(before[0] == after[0] && before[1] == after[1] + c.n);
+		c = (struct completed){ .text = { c.out, c.len }, .out = c.out };
+		c.out = malloc(7 * c.len + 1);
+		assert(header_bare_addresses(c.text, on_bare, &c) == 0 && c.n == 0);
+		free((void *)(uintptr_t)c.text.data);
+	}
+	free(c.out);
 }
 
 static void
@@ -196,6 +256,7 @@ check_fields(struct span text)
 		assert(field.body.data + field.body.len <= field.raw.data + field.raw.len);
 		assert(rest.data == field.raw.data + field.raw.len);
 		check_list(field.body);
+		check_completed(field.body);
 	}
 	assert(rest.len <= text.len);
 }
@@ -304,6 +365,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_trace(text);
 	check_loop(text);
 	check_list(text);
+	check_completed(text);
 	check_path(text);
 	return 0;
 }

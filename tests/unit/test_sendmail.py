@@ -62,6 +62,103 @@ class Server(threading.Thread):
             message.append(line[1:] if line.startswith(b".") else line)
         return False
 
+# In each a @ is what relayd-sendmail puts in, a % an @ that was there.
+QUALIFIED = (
+    "To: root@",
+    "tO:root@",
+    "Cc : root@ ",
+    "Sender: <root@>",
+    "Reply-To: Ann Lee <ann@>",
+    "Resent-From: root@",
+    "Resent-Sender: root@",
+    "Resent-Reply-To: root@",
+    "Resent-To: root@",
+    "resent-cc: root@",
+    "From: root@ (Cron Daemon)",
+    "From: root@(Cron Daemon)",
+    'From: "(Cron Daemon)" <root@>',
+    "From: (Cron (the \\) Daemon)) root@",
+    "From: (a) < (b) root@ (c) > (d)",
+    "From: www-data+x=y@ (PHP)",
+    "From: ann.lee@",
+    'From: "ann lee"@',
+    'From: "ann \\" lee" <"ann\\"<>, lee"@>',
+    "To: root@,ann@, bob%x.org, carl@",
+    'To: "Lee, Ann" <ann@>, "root, or; so: <x>" <root@>, bob%x.org',
+    'To: "ann%x.org" <root@>',
+    "To: Ann\n Lee\n <ann@>,\n\tbob@ (Bob,\n  really),\n carl%x.org",
+    "To:\n root@",
+    "To: root@\n ",
+    'To: "Cron\n Daemon" <root@>',
+    "To: J\u00f6rg <joerg@>",
+    'To: "J\u00f6rg, \u6f22\u5b57" <joerg@> (Gr\u00fc\u00dfe)',
+    "To: =?UTF-8?Q?J=C3=B6rg?= <joerg@>",
+    "To: A. N. Other <another@>",
+    "To: undisclosed-recipients:;, root@",
+    "To: friends: ann, Bob <bob>;, carl@",
+    "To: , root@,, ann@,",
+    "To: root@, <>",
+    "To: ann%[127.0.0.1], root@",
+    "To: " + ",\n ".join(f"user{i}@" for i in range(2000)),
+    "To: " + "a" * 256 + "@",
+    "To: " + "x" * 900 + " <root@>",
+)
+NOT_QUALIFIED = (
+    b"X-To: root",
+    b"Subject: root",
+    b"To:",
+    b"To: ",
+    b"From: <>",
+    b"To: undisclosed-recipients:;",
+    b"To: list: ann, bob;",
+    b"To: list: ann, bob",
+    b"To: ann@x.org, Bob <bob@y.org>",
+    b"To: ann @ x.org",
+    b"To: ann@",
+    b"To: @x.org",
+    b"To: <@r.org:ann@x.org>",
+    b"To: J\xc3\xb6rg",
+    b"To: J\xf6rg",
+    b"To: J\xf6rg <j\xf6rg>",
+    b"To: =?UTF-8?Q?J=C3=B6rg?=",
+    b"To: \"=?UTF-8?Q?J=C3=B6rg?=\"",
+    b"To: <root>@x.org",
+    b"To: <root> @ x.org, ann",
+    b"To: <root> ann",
+    b"To: Ann Lee",
+    b"To: \"Ann\" Lee",
+    b"To: ann . lee",
+    b"To: ann (x) .lee",
+    b"To: ann..lee",
+    b"To: .ann",
+    b"To: ann.",
+    b"To: \"ann\".lee",
+    b"To: \"\"",
+    b"To: ann@x.org <root>",
+    b"To: [ann] <root>",
+    b"To: root; ann",
+    b"To: root;",
+    b"To: a: b: root;, ann",
+    b"To: <ann>: root;, bob",
+    b"To: :;, root",
+    b"To: root, <ann",
+    b"To: root, ann>",
+    b"To: root, \"ann",
+    b"To: root (Cron",
+    b"To: root) <ann>",
+    b"To: a\\b",
+    b"To: a\\b <root>",
+    b"To: root, ann lee",
+    b"To: root\x01",
+    b"To: \x7f <root>",
+    b"To: <<root>>",
+    b"To: root, " + b"a" * 257,
+    b"To: " + b"a" * 2000,
+    b"To: " + b"x" * 970 + b" <root>",
+    b"To: " + b",".join([b"root"] * 100),
+    b"To: " + b",\n ".join([b"root"] * 20001),
+)
+
 
 class Sendmail(unittest.TestCase):
     def setUp(self):
@@ -155,6 +252,32 @@ class Sendmail(unittest.TestCase):
             b"From: \"aBcc: x@y.z\" <MAILER-DAEMON@relay.example.com>\r\n\r\n"])
         self.assertIn("MAIL FROM:<> SIZE=0", s.commands)
         self.assertIn(b"From: ", self.send(["b@x.org"], b"\nbody\n").messages[0])
+
+    def test_addresses_without_a_domain_are_completed(self):
+        """Of header fields, where it is certain: cron's "From: root" is refused by providers."""
+        for field in QUALIFIED:
+            sent = field.replace("@", "").replace("%", "@").encode()
+            want = field.replace("@", "@relay.example.com").replace("%", "@").encode()
+            s = self.send(["b@x.org"], b"From: a@b.c\n" + sent + b"\n\nTo: root\n")
+            self.assertEqual(s.messages, [b"From: a@b.c\r\n" + want.replace(b"\n", b"\r\n") + b"\r\n\r\nTo: root\r\n"])
+            self.assertIn(f" SIZE={len(s.messages[0])}", s.commands[1])
+
+    def test_header_fields_that_stay_as_they_are(self):
+        for field in NOT_QUALIFIED:
+            s = self.send(["b@x.org"], b"From: a@b.c\n" + field + b"\n\nx\n")
+            self.assertEqual(s.messages, [b"From: a@b.c\r\n" + field.replace(b"\n", b"\r\n") + b"\r\n\r\nx\r\n"], field)
+
+    def test_nothing_is_completed_with_what_is_no_domain(self):
+        s = self.send(["b@x.org"], b"From: root\n\nx\n", answers={"EHLO": "250 not_a@domain"})
+        self.assertEqual(s.messages, [b"From: root\r\n\r\nx\r\n"])
+
+    def test_cron_s_mail(self):
+        for sender in ("root@relay.example.com (Cron Daemon)", '"(Cron Daemon)" <root@relay.example.com>'):
+            bare = sender.replace("@relay.example.com", "")
+            s = self.send(["-t", "-oem"], f"From: {bare}\nTo: root\nBcc: ann\nSubject: Cron <root@web1> true\n\nx\n".encode())
+            self.assertEqual(self.rcpts(s), ["root", "ann"])  # relayd completes these
+            self.assertEqual(s.messages, [f"From: {sender}\r\nTo: root@relay.example.com\r\n"
+                                          "Subject: Cron <root@web1> true\r\n\r\nx\r\n".encode()])
 
     def test_mbox_line_is_dropped(self):
         s = self.send(["b@x.org"], b"From ann Tue Nov 24 02:00:00 2026\nFrom: a@b.c\n\nx\n")
