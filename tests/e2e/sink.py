@@ -10,7 +10,7 @@ has been kept and before that is said.
 import socket
 import threading
 
-from tools import demo_provider, wait_for
+from tools import demo_provider, free_port, wait_for
 
 Gone = demo_provider.Gone
 PASSWORD = "correct horse battery staple"
@@ -20,7 +20,8 @@ class Sink(demo_provider.Provider):
     def __init__(self, authority, certificate="good", starttls=True, implicit_tls=False, auth=True, port=0):
         self.authority = authority
         super().__init__(tls=authority.context(certificate) if starttls or implicit_tls else None,
-                         implicit_tls=implicit_tls, passwords={"user": PASSWORD} if auth else {}, port=port)
+                         implicit_tls=implicit_tls, passwords={"user": PASSWORD} if auth else {},
+                         port=port or free_port())  # one that it gets again after a stop
         self.extensions = demo_provider.EXTENSIONS + ("DSN",)
         self.rules, self.commands, self.notes = {}, [], []
         self.listen()
