@@ -98,13 +98,13 @@ static const struct row {
 	{ AT_AUTH,    400, 499, NULL,      NULL,                                              NETWORK },
 	{ AT_AUTH,    500, 599, NULL,      NULL,                                              PASSWORD(FIX_LOGIN) },
 	/* too fast, too many: whatever the digits say, unless it is the day's end */
-	{ AT_SENDING, 400, 599, NULL,      "daily|submissionquotaexceeded|quota exceeded for the day|per day", ACCOUNT(FIX_QUOTA) },
+	{ AT_SENDING, 400, 599, NULL,      "daily user sending|daily smtp|daily outbound|daily sending|daily limit|daily quota|daily message|daily mail|daily email|daily recipient|daily relay|submissionquotaexceeded|quota exceeded for the day|per day", ACCOUNT(FIX_QUOTA) },
 	{ AT_SENDING, 550, 550, "5.4.5",   NULL,                                              ACCOUNT(FIX_QUOTA) },
 	{ ANYWHERE,   400, 499, NULL,      "concurrent|too many connections|too many sessions|connection limit|thread limit", FEWER },
 	{ ANYWHERE,   432, 432, NULL,      NULL,                                              FEWER },
 	{ AT_SENDING, 400, 499, NULL,      "throttl|rate limit|sending rate|rate exceeded|limit exceeded|too fast|slow down|too many messages|too much mail|too many emails", SLOWER },
 	{ AT_SENDING, 400, 499, "4.7.28",  NULL,                                              SLOWER },
-	{ AT_SENDING, 500, 599, NULL,      "per hour|hourly|per minute",                      SLOWER }, /* cPanel has no 4 for it */
+	{ AT_SENDING, 500, 599, NULL,      "emails per hour|mails per hour|messages per hour|hourly limit|hourly quota|messages per minute",                      SLOWER }, /* cPanel has no 4 for it */
 	{ ANYWHERE,   421, 421, NULL,      "try again later, closing connection|throttl|rate|too many|too much", SLOWER },
 	{ ANYWHERE,   421, 421, NULL,      NULL,                                              NETWORK },
 	/* before anything is sent: never the message's fault */
@@ -119,10 +119,10 @@ static const struct row {
 	/* (at RCPT it is the recipient's that is disabled) */
 	{ AT_MAIL | AT_DATA, 400, 599, NULL, "account suspended|account is suspended|account disabled|account is disabled|account blocked|account is blocked|account locked|account is locked|account inactive|account is inactive|account is not active|account deactivated|account terminated|account expired|account has expired|account on hold|account has been", ACCOUNT(FIX_CREDIT) },
 	{ AT_SENDING, 500, 599, NULL,      "banned sender",                                   ACCOUNT(FIX_CREDIT) },
-	{ AT_SENDING, 500, 599, NULL,      "client host|traffic not accepted from this ip|blocked using|your ip|sending ip|your host", ACCOUNT(FIX_ADDRESS) },
+	{ AT_SENDING, 500, 599, NULL,      "client host [|client host rejected|traffic not accepted from this ip|your ip address|your ip [", ACCOUNT(FIX_ADDRESS) },
 	/* its own fault, and for a while */
 	{ AT_SENDING, 500, 599, "5.3.5",   NULL,                                              TEMPORARY(FAILURE_OF_MESSAGE) },
-	{ AT_SENDING, 500, 599, NULL,      "server configuration|configuration error|misconfigur", TEMPORARY(FAILURE_OF_MESSAGE) },
+	{ AT_SENDING, 500, 599, NULL,      "server configuration problem|server configuration error|system configuration error", TEMPORARY(FAILURE_OF_MESSAGE) },
 	{ AT_MAIL | AT_DATA, 500, 599, "5.2.2", NULL,                                         ACCOUNT(FIX_MAILBOX_FULL) },
 	/* the sender */
 	{ AT_SENDING, 400, 599, NULL,      "not verified|unverified|verify your|verified sender|senderidentity|sender identity", SENDER(FIX_SENDER) },
@@ -162,10 +162,47 @@ has_words(const char *text, const char *alternatives)
 	return false;
 }
 
+/* What the server says itself. Addresses in it are ours, sent back: whoever writes to hourly@example.com is
+ * no quota. And what another server said to it is about that one's business with it. */
+static void
+own_words(const char *text, char out[SMTP_REPLY_TEXT_MAX])
+{
+	static const char *const quotes[] = { "undeliverable address", " said:", "response:" };
+	size_t n = 0;
+
+	for (const char *p = text; *p != '\0' && n < SMTP_REPLY_TEXT_MAX - 1;) {
+		size_t len = strcspn(p, " ");
+
+		if (*p == '<')
+			len = strcspn(p, ">");
+		else if (*p == '"') /* a local part with spaces in it */
+			len = 1 + strcspn(p + 1, "\"");
+		if (len > SMTP_REPLY_TEXT_MAX - 1 - n)
+			len = SMTP_REPLY_TEXT_MAX - 1 - n;
+		if (*p != '<' && *p != '"' && memchr(p, '@', len) == NULL) {
+			memcpy(out + n, p, len);
+			n += len;
+		}
+		p += len;
+		if (*p != '\0')
+			out[n++] = *p++;
+	}
+	out[n] = '\0';
+	for (size_t i = 0; i < ARRAY_LEN(quotes); i++) {
+		char *at = strcasestr(out, quotes[i]);
+
+		if (at != NULL)
+			*at = '\0';
+	}
+}
+
 struct failure
 classify(const struct upstream_reply *reply)
 {
 	const struct row *row = rows;
+	char words[SMTP_REPLY_TEXT_MAX];
+
+	own_words(reply->text, words);
 
 	for (; row < &rows[ARRAY_LEN(rows) - 1]; row++) {
 		if ((row->stages & AT(reply->stage)) == 0 || reply->code < row->code_from ||
@@ -173,7 +210,7 @@ classify(const struct upstream_reply *reply)
 			continue;
 		if (row->enhanced != NULL && strcmp(row->enhanced, reply->enhanced) != 0)
 			continue;
-		if (row->words != NULL && !has_words(reply->text, row->words))
+		if (row->words != NULL && !has_words(words, row->words))
 			continue;
 		break;
 	}

@@ -46,6 +46,18 @@ static const struct row {
 	/* and what is with it: the link in its body, the recipient's own rules */
 	{ SMTP_STAGE_END,  554, "5.7.1", "Message contains a URL listed in a blocklist", FAILURE_PERMANENT, MSG, 0 },
 	{ SMTP_STAGE_RCPT, 550, "5.7.1", "Recipient does not accept mail from strangers", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_END,  550, "5.7.1", "Message refused by content filter, ask your hosting provider", FAILURE_PERMANENT, MSG, 0 },
+	{ SMTP_STAGE_END,  550, "5.7.1", "Sent from your iPhone? Looks like spam", FAILURE_PERMANENT, MSG, 0 },
+	{ SMTP_STAGE_MAIL, 550, "5.7.23", "SPF: sending IP is not permitted for bad.example", FAILURE_PERMANENT, MSG, 0 },
+	{ SMTP_STAGE_RCPT, 554, "5.7.1", "Service unavailable; Sender address [a@bad.example] blocked using dbl.example", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_RCPT, 550, "",      "mail server of y.example is misconfigured", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_END,  550, "",      "Blocked by DMARC policy (misconfigured SPF for the sender's domain)", FAILURE_PERMANENT, MSG, 0 },
+	/* our own words sent back, and those of a third server */
+	{ SMTP_STAGE_RCPT, 550, "5.1.1", "<hourly-limit.daily@x.example>: User unknown", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_RCPT, 550, "5.1.1", "<\"client host rejected\"@x.example>: User unknown", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_RCPT, 550, "5.1.1", "\"client host rejected: no credit\"@x.example: User unknown", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_RCPT, 550, "5.1.1", "no-credit.out-of-credit@x.example unknown", FAILURE_PERMANENT, RCPT, 0 },
+	{ SMTP_STAGE_RCPT, 550, "5.1.1", "<a@x.example>: Recipient address rejected: undeliverable address: host mx.x.example said: 550 Client host [192.0.2.1] blocked using zen", FAILURE_PERMANENT, RCPT, 0 },
 	/* our account, or the recipient's */
 	{ SMTP_STAGE_MAIL, 550, "5.7.1", "Account blocked, contact support",  FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
 	{ SMTP_STAGE_MAIL, 550, "",      "Your account is locked",            FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
