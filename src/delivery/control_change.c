@@ -322,6 +322,8 @@ control_change_start(struct request *r)
 	c->first_letter = spool_writer_next_id(r->d->letters);
 	if (c->all && c->verb->is_stored && c->first_letter == 0)
 		return request_error(r, spool_is_failed);
+	if (c->first_letter == 0)
+		c->first_letter = UINT64_MAX;
 	c->has_begun = true;
 	return REQUEST_AGAIN;
 }

@@ -318,7 +318,7 @@ build(struct outcome *o, struct span to, bool to_postmaster, struct letter **out
 	return r;
 }
 
-void
+int
 notify_prepare(struct outcome *o)
 {
 	const struct envelope *env = o->message->envelope;
@@ -326,37 +326,41 @@ notify_prepare(struct outcome *o)
 	struct span to = env->sender;
 	bool any = false, failure = false, to_postmaster = false;
 	uint64_t id = o->message->entry->id;
+	int r;
 
 	if (o->is_quiet)
-		return;
+		return 0;
 	for (size_t i = 0; i < env->n_recipients; i++) {
 		any = any || is_wanted(o, i);
 		failure = failure || (is_wanted(o, i) && is_failure(&o->changes[i]));
 	}
 	if (!any || (env->sender.len == 0 && !failure))
-		return;
+		return 0;
 	if (env->sender.len == 0) {
 		to = span_of(config->postmaster);
 		to_postmaster = true;
 		if (to.len == 0) {
 			hold_failures(o, "it has no sender, and no postmaster is set to tell");
-			return;
+			return 0;
 		}
 		for (size_t i = 0; i < env->n_recipients; i++)
 			/* whoever wrote it: a notice of ours may have come back by SMTP */
 			if (span_equals_nocase(env->recipients[i].address, to)) {
 				hold_failures(o, "a notice to the postmaster failed");
-				return;
+				return 0;
 			}
 	}
 	if (!may_write(o->d, id)) {
 		hold_failures(o, "too many DSNs were sent in the last hour");
-		return;
+		return 0;
 	}
-	if (build(o, to, to_postmaster, &o->letters) < 0) {
+	r = build(o, to, to_postmaster, &o->letters);
+	if (r < 0) {
 		o->letters = NULL;
+		if (r == -ENOSPC)
+			return r;
 		hold_failures(o, "the DSN could not be written");
-		return;
+		return 0;
 	}
 	o->letters->outcome = o;
 	if (o->warn)
@@ -367,4 +371,5 @@ notify_prepare(struct outcome *o)
 	    KV_STR("kind", failure   ? "failed"
 	                   : o->warn ? "delayed"
 	                             : "relayed"));
+	return 0;
 }

@@ -20,8 +20,8 @@ struct notify *notify_new(struct delivery *d);
 void notify_free(struct notify *n); /* NULL is fine */
 
 /* Decides and writes what is owed into o->letters; turns BOUNCED into HELD where nobody can be
- * told. */
-void notify_prepare(struct outcome *o);
+ * told. -ENOSPC: the spool has had no room for a letter since the start; nothing was changed, ask again. */
+int notify_prepare(struct outcome *o) MUST_CHECK;
 /* Makes o->letters durable; true: outcome_journal() will be called (or it joins those that failed).
  * False: there are none (left). */
 bool notify_send(struct outcome *o) MUST_CHECK;

@@ -230,6 +230,22 @@ outcome_journal(struct outcome *o)
 	spool_writer_submit(o->d->journal, &o->item);
 }
 
+/* Its letters first, then the journal. Or later, when the spool works. */
+static void
+proceed(struct outcome *o)
+{
+	if (!o->is_prepared && notify_prepare(o) < 0) {
+		outcome_wait(o);
+		return;
+	}
+	o->is_prepared = true;
+	if (o->letters != NULL &&
+	    o->flight == 0) /* they are durable before it is: sent twice then */
+		o->flight = in_flight_enter(o->d->in_flight, o->message->entry->id);
+	if (!notify_send(o)) /* else it calls outcome_journal() when its letters are durable */
+		outcome_journal(o);
+}
+
 void
 outcome_commit(struct outcome *o)
 {
@@ -242,12 +258,7 @@ outcome_commit(struct outcome *o)
 		return;
 	}
 	o->d->outcomes->waiting++;
-	notify_prepare(o);
-	if (o->letters != NULL &&
-	    o->flight == 0) /* they are durable before it is: sent twice then */
-		o->flight = in_flight_enter(o->d->in_flight, o->message->entry->id);
-	if (!notify_send(o)) /* else it calls outcome_journal() when its letters are durable */
-		outcome_journal(o);
+	proceed(o);
 }
 
 size_t
@@ -273,8 +284,7 @@ outcomes_pump(struct delivery *d)
 	d->outcomes->failed = NULL;
 	while ((o = list) != NULL) {
 		list = o->next;
-		if (!notify_send(o))
-			outcome_journal(o);
+		proceed(o);
 	}
 }
 

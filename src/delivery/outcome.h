@@ -52,6 +52,7 @@ struct outcome {
 	void *arg;
 
 	/* outcome.c's */
+	bool is_prepared; /* its letters are composed, or it needs none */
 	struct letter *letters;
 	struct spool_item item;
 	void *payload;

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from alone import Alone
 from disks import disks, limit  # noqa: F401 pylint: disable=unused-import
 from tools import cpu_seconds, wait_for
 
@@ -92,6 +93,34 @@ def test_full_of_mail(relayd, sink, disks, ledger):  # noqa: F811
     found = ledger.check("test_disk.full_of_mail", rows=[8], crashes=kills + 1)
     assert found["messages_acknowledged"] > 20
     stays_the_same(relayd)
+
+
+@pytest.fixture
+def alone(programs, own, sink, request):
+    daemon = Alone(programs, own / "alone", spool={"segment": "1M", "min_free": "0"})
+    request.node.relayd = daemon.to_sink(sink)
+    yield daemon
+    daemon.kill_all()
+
+
+def test_room_for_the_journal_and_not_for_a_letter(alone, sink, disks):  # noqa: F811
+    """At the start. The bounce waits for the room, and is neither held nor said twice."""
+    disk = disks.tmpfs(alone.spool, "16m")
+    sink.rules["RCPT"] = lambda session, argument: "550 5.1.1 no such user" if "nobody@" in argument else None
+    alone.start_intake()
+    alone.send("to nobody", recipients=["nobody@x.example"])
+    alone.stop()
+    for free in alone.spool.glob("free-*"):
+        free.unlink()
+    filler = disk.fill(leave=3 * MIB // 2)
+    alone.start_delivery()
+    wait_for(lambda: [argument for verb, argument in sink.commands if verb == "RCPT"], 20, why=alone.log)
+    time.sleep(1)
+    assert [message["state"] for message in alone.queue()] != ["held"], alone.log()
+    filler.unlink()
+    wait_for(lambda: sink.messages, 20, why=alone.log)
+    wait_for(lambda: not alone.queue(), 20, why=alone.queue)
+    assert len(sink.messages) == 1 and b"no such user" in sink.messages[0].data
 
 
 @pytest.mark.parametrize("room_kib", range(0, 1200, 300))
