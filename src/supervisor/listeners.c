@@ -281,6 +281,14 @@ bind_tcp(int fd, const struct sockaddr_storage *sa, socklen_t sa_len)
 	return error == EACCES && port_owner_is_there(sa) ? -EADDRINUSE : -error;
 }
 
+static ino_t
+inode_of(const char *path)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 ? st.st_ino : 0;
+}
+
 static int
 bind_new(const struct opening *o, const struct sockaddr_storage *sa, socklen_t sa_len, mode_t mode,
     struct listener *out)
@@ -298,6 +306,8 @@ bind_new(const struct opening *o, const struct sockaddr_storage *sa, socklen_t s
 		return r;
 	}
 	*out = (struct listener){ .fd = fd, .sa = *sa, .sa_len = sa_len };
+	if (sa->ss_family == AF_UNIX)
+		out->inode = inode_of(path_of(sa));
 	return 0;
 }
 
@@ -313,14 +323,11 @@ take_over(const struct listener *from, struct listener *out)
 	return 0;
 }
 
-/* Somebody has removed its name, and nobody can come to it any more. */
+/* Somebody has removed its name, or another one has it: nobody can come to it any more. */
 static bool
 is_unreachable(const struct listener *item)
 {
-	struct stat st;
-
-	return item->sa.ss_family == AF_UNIX && !item->is_passed &&
-	       lstat(path_of(&item->sa), &st) < 0 && errno == ENOENT;
+	return item->inode != 0 && inode_of(path_of(&item->sa)) != item->inode;
 }
 
 static int
@@ -478,12 +485,15 @@ listeners_refuse(
 			refuse(&passed->items[i]);
 }
 
+/* The name goes with the last one that has this very socket: one of the same name may be another. */
 static void
-close_one(struct listener *item, bool lives_on)
+close_one(struct listener *item, const struct listener *successor)
 {
+	bool lives_on = successor != NULL && successor->inode == item->inode;
+
 	if (item->fd < 0)
 		return;
-	if (item->sa.ss_family == AF_UNIX && !item->is_passed && !lives_on)
+	if (item->inode != 0 && !lives_on && inode_of(path_of(&item->sa)) == item->inode)
 		(void)unlink(path_of(&item->sa));
 	close(item->fd);
 }
@@ -494,9 +504,8 @@ listeners_close(struct listeners *l, const struct listeners *successor)
 	if (l == NULL)
 		return;
 	for (size_t i = 0; i < l->n; i++)
-		close_one(&l->items[i], find_same(successor, &l->items[i].sa) != NULL);
-	close_one(&l->control,
-	    successor != NULL && is_same_address(&successor->control.sa, &l->control.sa));
+		close_one(&l->items[i], find_same(successor, &l->items[i].sa));
+	close_one(&l->control, successor != NULL ? &successor->control : NULL);
 	free(l->items);
 	free(l);
 }

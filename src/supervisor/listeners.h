@@ -16,6 +16,7 @@ struct listener {
 	bool is_passed; /* systemd's: its name in the file system is not ours to remove */
 	struct sockaddr_storage sa;
 	socklen_t sa_len;
+	ino_t inode; /* of the name of a unix socket that we have bound; else 0 */
 };
 
 struct listeners {

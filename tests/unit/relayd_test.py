@@ -483,6 +483,20 @@ class Relayd(unittest.TestCase):
         self.stop()
         self.assertFalse([path for path in paths if os.path.exists(path)])
 
+    def test_a_reload_that_failed_leaves_no_dead_socket_in_the_way(self):
+        self.start()
+        path = f"{self.dir}/run/submit"
+        os.unlink(path)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            self.write(more=f'listen "127.0.0.1:{taken.getsockname()[1]}" {{ }}')
+            self.process.send_signal(signal.SIGHUP)
+            self.expect("config.rejected")
+        self.write()
+        self.process.send_signal(signal.SIGHUP)
+        self.expect("config.reloaded")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+
     # ---- password-command ----
 
     def test_password_command_goes_to_delivery(self):
