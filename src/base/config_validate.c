@@ -401,6 +401,17 @@ validate_upstream(struct draft *draft, size_t i)
 	validate_account(draft, i);
 }
 
+/* Where one of them is optional it is passed over at the start, unless they are the same in other words. */
+static bool
+exclude_each_other(const struct config_listen *a, const struct config_listen *b)
+{
+	if (a->sa_len == 0 || b->sa_len == 0)
+		return false;
+	if (a->sa_len == b->sa_len && memcmp(&a->sa, &b->sa, a->sa_len) == 0)
+		return true;
+	return !a->optional && !b->optional && netaddr_collide(&a->sa, &b->sa);
+}
+
 static void
 validate_listeners(struct draft *draft)
 {
@@ -408,8 +419,7 @@ validate_listeners(struct draft *draft)
 
 	for (size_t i = 0; i < config->n_listen; i++)
 		for (size_t j = 0; j < i; j++)
-			if (config->listen[i].sa_len > 0 && config->listen[j].sa_len > 0 &&
-			    netaddr_collide(&config->listen[i].sa, &config->listen[j].sa))
+			if (exclude_each_other(&config->listen[i], &config->listen[j]))
 				draft_complain(draft, draft->listen[i]->place,
 				    "listen \"%s\": listen \"%s\" has this address already: leave "
 				    "one of them out",

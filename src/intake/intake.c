@@ -228,6 +228,9 @@ look_for_directory(struct intake *intake)
 {
 	bool moved = is_moved(intake);
 
+	/* each time: the writer says on this page as well when it works */
+	if ((moved || intake->is_moved) && !spool_writer_is_failed(intake->writer))
+		atomic_store(&intake->page->spool_failed, moved ? ENOENT : 0);
 	if (moved == intake->is_moved)
 		return;
 	intake->is_moved = moved;
@@ -241,8 +244,6 @@ look_for_directory(struct intake *intake)
 		log_info("spool.recovered", KV_STR("directory", intake->config->spool.directory),
 		    KV_INT("refused", (int64_t)refusals_end(&intake->refusals)),
 		    KV_WHY("the directory is back"));
-	if (!spool_writer_is_failed(intake->writer))
-		atomic_store(&intake->page->spool_failed, moved ? ENOENT : 0);
 }
 
 /* What came to an end, and what is still so. */

@@ -213,13 +213,16 @@ lock_or_wait(const struct check *c, int dir_fd, int fd)
 	}
 	if (holder == 0)
 		return tell(c, -EBUSY,
-		    "another relayd uses it (its file \"lock\", which says which, was removed): "
-		    "stop "
-		    "that one first");
+		    "another relayd uses it (its file \"lock\", which says which, was removed), or "
+		    "some program holds a lock on the directory (fuser -v \"%s\"): stop that one "
+		    "first",
+		    c->directory);
 	return tell(c, -EBUSY,
 	    "another relayd (pid %ld, killed or not to be seen from here) or a worker of it still "
-	    "uses it: stop that one first",
-	    (long)holder);
+	    "uses it, or some program holds a lock on the directory (fuser -v \"%s\"): stop that "
+	    "one "
+	    "first",
+	    (long)holder, c->directory);
 }
 
 static int

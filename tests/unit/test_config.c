@@ -332,6 +332,14 @@ masked_text_hides_arguments_of_commands(void **state)
 
 /* With less delivery could not write what became of the mail that has taken the room. */
 static void
+an_optional_listener_may_collide(void **state)
+{
+	(void)state;
+	config_free(
+	    load(UP "listen \"0.0.0.0:25\" { }\nlisten \"127.0.0.1:25\" { optional = true }\n"));
+}
+
+static void
 min_free_is_six_segments_or_no_limit(void **state)
 {
 	static const struct {
@@ -1020,6 +1028,7 @@ main(void)
 		cmocka_unit_test(every_setting_of_the_design_is_taken),
 		cmocka_unit_test(canonical_text_reads_back_to_the_same),
 		cmocka_unit_test(masked_text_hides_arguments_of_commands),
+		cmocka_unit_test(an_optional_listener_may_collide),
 		cmocka_unit_test(min_free_is_six_segments_or_no_limit),
 		cmocka_unit_test(port_and_tls_follow_each_other),
 		cmocka_unit_test(each_preset_works_with_what_it_asks_for),
