@@ -168,7 +168,7 @@ def test_intake_is_killed_at_each_call(alone, ledger, call):
             if alone.is_running():
                 ledger.send(body=body, timeout=5)
         tracer.detach()
-        if alone.is_running():
+        if alone.is_running() and alone.greets():  # the dead are not seen to be dead as long as they are traced
             break
         assert alone.process.wait(10) == -signal.SIGKILL
         kills += 1
