@@ -273,7 +273,8 @@ has_clean(struct os_disk *d, int file)
 	       memcmp(now, then, sizeof(now)) == 0;
 }
 
-/* Was a damage told in that file, in [start, end)? */
+/* Was a damage told in that file, in [start, end)? Or that numbers are missing: that shows at the next record that
+ * holds, which stands behind the lost one where other records of the file were copied over it. */
 static bool
 was_told(const struct play_found *found, enum segment_kind kind, uint32_t number, uint64_t start,
     uint64_t end)
@@ -281,8 +282,9 @@ was_told(const struct play_found *found, enum segment_kind kind, uint32_t number
 	for (unsigned i = 0; i < found->n_told; i++) {
 		const struct spool_damage *t = &found->told[i];
 
-		if (t->kind == kind && t->number == number && t->offset < end &&
-		    (t->offset + t->length_bytes > start || t->first_missing != 0) &&
+		if (t->kind == kind && t->number == number &&
+		    ((t->offset < end && t->offset + t->length_bytes > start) ||
+		        t->first_missing != 0) &&
 		    (t->range == SPOOL_RANGE_CORRUPT || t->range == SPOOL_RANGE_TORN))
 			return true;
 	}
