@@ -162,6 +162,16 @@ has_words(const char *text, const char *alternatives)
 	return false;
 }
 
+/* How long is the address that begins with a quoted local part, which may have spaces in it? `len` if it is
+ * no address. */
+static size_t
+quoted_address(const char *text, size_t len)
+{
+	size_t end = 1 + strcspn(text + 1, "\"");
+
+	return text[end] == '"' && text[end + 1] == '@' ? end + strcspn(text + end, " ") : len;
+}
+
 /* What the server says itself. Addresses in it are ours, sent back: whoever writes to hourly@example.com is
  * no quota. And what another server said to it is about that one's business with it. */
 static void
@@ -175,11 +185,11 @@ own_words(const char *text, char out[SMTP_REPLY_TEXT_MAX])
 
 		if (*p == '<')
 			len = strcspn(p, ">");
-		else if (*p == '"') /* a local part with spaces in it */
-			len = 1 + strcspn(p + 1, "\"");
+		else if (*p == '"')
+			len = quoted_address(p, len);
 		if (len > SMTP_REPLY_TEXT_MAX - 1 - n)
 			len = SMTP_REPLY_TEXT_MAX - 1 - n;
-		if (*p != '<' && *p != '"' && memchr(p, '@', len) == NULL) {
+		if (*p != '<' && memchr(p, '@', len) == NULL) {
 			memcpy(out + n, p, len);
 			n += len;
 		}

@@ -52,6 +52,7 @@ static const struct row {
 	{ SMTP_STAGE_RCPT, 554, "5.7.1", "Service unavailable; Sender address [a@bad.example] blocked using dbl.example", FAILURE_PERMANENT, RCPT, 0 },
 	{ SMTP_STAGE_RCPT, 550, "",      "mail server of y.example is misconfigured", FAILURE_PERMANENT, RCPT, 0 },
 	{ SMTP_STAGE_END,  550, "",      "Blocked by DMARC policy (misconfigured SPF for the sender's domain)", FAILURE_PERMANENT, MSG, 0 },
+	{ SMTP_STAGE_MAIL, 550, "5.7.1", "rejected: \"Account blocked\"",      FAILURE_OPERATOR, UP, BREAKER_OPERATOR },
 	/* our own words sent back, and those of a third server */
 	{ SMTP_STAGE_RCPT, 550, "5.1.1", "<hourly-limit.daily@x.example>: User unknown", FAILURE_PERMANENT, RCPT, 0 },
 	{ SMTP_STAGE_RCPT, 550, "5.1.1", "<\"client host rejected\"@x.example>: User unknown", FAILURE_PERMANENT, RCPT, 0 },
