@@ -65,8 +65,8 @@ report_spool_why(const struct report_spool *spool, char why[REPORT_SPOOL_MAX])
 	static const char on_disk[] =
 	    "look at the disk (dmesg) and mend what the error says; relayd goes on by itself";
 	static const char gone[] =
-	    "the directory was moved or removed: bring it back if it can be, "
-	    "then restart relayd";
+	    "the directory was moved or removed: put it back if it can be; while mail is refused "
+	    "after that, or if it cannot, then restart relayd";
 	bool is_for_room = spool->error == ENOSPC || spool->error == EDQUOT;
 	char is[REPORT_WORDS_MAX], wanted[REPORT_WORDS_MAX];
 
